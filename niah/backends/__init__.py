@@ -1,0 +1,50 @@
+"""Whom we ask. `open_backend("server/llama", base_url=...)` gives a Backend; the table says which class a prefix means."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from niah.errors import UsageError, did_you_mean
+from niah.trial import Cue, Prompt, Reply
+
+
+class Backend(Protocol):
+    """One model that can be asked.
+
+    `cues` are the cue modes it can be asked with and `preferred_cue` what `auto` means for it; `concurrency` is how many
+    prompts it takes at a time unless the experiment says otherwise.
+    """
+
+    @property
+    def cues(self) -> frozenset[Cue]: ...
+    @property
+    def preferred_cue(self) -> Cue: ...
+    @property
+    def concurrency(self) -> int: ...
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        """The model's reply; ProviderError in one of its kinds when there is none. Never retries by itself."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and memory."""
+        ...
+
+
+TABLE: Mapping[str, str] = {
+    "baseline": "niah.backends.baseline:open_baseline",
+    "openai": "niah.backends.openai:open_openai",
+    "server": "niah.backends.openai:open_server",
+}
+"""prefix of a model's name -> "module:function" that opens it; imported when it is asked for."""
+
+
+def open_backend(model: str, *, base_url: str | None = None, timeout_seconds: float = 600) -> Backend:
+    """The backend of `backend/model`. UsageError for an unknown one names the nearest."""
+    prefix, slash, name = model.partition("/")
+    if prefix not in TABLE:
+        raise UsageError(f"model {model!r}: unknown backend {prefix!r}; {did_you_mean(prefix, TABLE)}")
+    if not slash or not name:
+        raise UsageError(f"model {model!r}: write {prefix}/NAME")
+    module, _, function = TABLE[prefix].partition(":")
+    return getattr(importlib.import_module(module), function)(name, base_url=base_url, timeout_seconds=timeout_seconds)

@@ -1,0 +1,47 @@
+"""Readers that are no language model: the floor that every model must beat."""
+
+import asyncio
+import time
+from typing import Any
+
+from niah import sentences
+from niah.errors import UsageError, did_you_mean
+from niah.trial import Cue, Prompt, Reply
+
+
+class Bm25:
+    """Returns the sentence of the context that best matches the question by BM25 (Lucene's variant, package bm25s).
+
+    It knows nothing of the cue, and a needle whose question shares few words with it is lost to it.
+    """
+
+    cues: frozenset[Cue] = frozenset(("off", "user", "prefill"))
+    preferred_cue: Cue = "user"
+    concurrency = 1
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        started = time.perf_counter()
+        text = await asyncio.to_thread(_best_sentence, prompt.context, prompt.question)
+        return Reply(text=text, seconds=round(time.perf_counter() - started, 4), model="bm25")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _best_sentence(context: str, question: str) -> str:
+    import bm25s
+
+    candidates = sentences.split(context)
+    quiet: dict[str, Any] = {"show_progress": False}
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(candidates, stopwords="en", **quiet), **quiet)
+    wanted: Any = bm25s.tokenize(question, stopwords="en", return_ids=False, **quiet)
+    scores = index.get_scores(wanted[0])
+    return candidates[int(scores.argmax())]
+
+
+def open_baseline(name: str, *, base_url: str | None, timeout_seconds: float) -> Bm25:
+    """The baseline called `name`; it takes neither an address nor a time limit."""
+    if name != "bm25":
+        raise UsageError(f"model 'baseline/{name}' is unknown; {did_you_mean(f'baseline/{name}', ['baseline/bm25'])}")
+    return Bm25()

@@ -1,0 +1,125 @@
+"""Chat completions as OpenAI defined them: `openai/NAME`, and `server/NAME` for every server that speaks them.
+
+Two pure functions, `request` and `reply`, hold the format; no optional field is sent that the experiment did not ask for,
+because real servers refuse fields that they do not know.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from niah.backends.http import Sender
+from niah.errors import BadResponse, RetryableError, UsageError
+from niah.trial import Cue, Prompt, Reply, Stop, Usage
+
+_STOPS: Mapping[str, Stop] = {"stop": "end", "eos": "end", "length": "length", "max_tokens": "length", "content_filter": "filter"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """Where servers differ: the name of the output cap, and how a last assistant turn is continued (None: it is not)."""
+
+    output_cap: str
+    prefill: Mapping[str, Any] | None
+
+
+OPENAI = Dialect(output_cap="max_completion_tokens", prefill=None)
+SERVER = Dialect(output_cap="max_tokens", prefill={"continue_final_message": True, "add_generation_prompt": False})
+
+
+def request(prompt: Prompt, model: str, dialect: Dialect) -> dict[str, Any]:
+    """The body of a chat completion request."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": prompt.messages(),
+        "stream": False,
+        dialect.output_cap: prompt.sampling.max_output_tokens,
+    }
+    if prompt.sampling.temperature is not None:
+        body["temperature"] = prompt.sampling.temperature
+    if prompt.sampling.top_p is not None:
+        body["top_p"] = prompt.sampling.top_p
+    if prompt.cue_mode == "prefill":
+        assert dialect.prefill is not None, "the plan lets no prefill through to a backend that does not take it"
+        body |= dialect.prefill
+    return body
+
+
+def reply(body: Any, seconds: float) -> Reply:
+    """The Reply in a chat completion; RetryableError when the body is not one."""
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        if isinstance(body, dict) and body.get("error"):
+            raise RetryableError(f"an error inside a successful answer: {str(body['error'])[:200]}", kind="server") from None
+        raise RetryableError(f"the answer is no chat completion: {str(body)[:200]}", kind="server") from None
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    stop: Stop = _STOPS.get(str(choice.get("finish_reason")), "unknown")
+    if message.get("refusal"):
+        content, stop = content or message["refusal"], "refusal"
+    return Reply(
+        text=content or "", stop=stop, usage=_usage(body.get("usage")), seconds=round(seconds, 4), model=str(body.get("model") or "")
+    )
+
+
+def _usage(usage: Any) -> Usage:
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details") or {}
+    output_details = usage.get("completion_tokens_details") or {}
+    return Usage(
+        input=usage.get("prompt_tokens"),
+        cached=details.get("cached_tokens"),
+        output=usage.get("completion_tokens"),
+        reasoning=output_details.get("reasoning_tokens"),
+    )
+
+
+class ChatBackend:
+    """A model behind a chat completions endpoint."""
+
+    concurrency = 64
+    preferred_cue: Cue = "user"
+
+    def __init__(self, model: str, dialect: Dialect, sender: Sender):
+        self._model = model
+        self._dialect = dialect
+        self._sender = sender
+        self.cues: frozenset[Cue] = frozenset(("off", "user", "prefill") if dialect.prefill else ("off", "user"))
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        body, seconds = await self._sender.post("/chat/completions", request(prompt, self._model, self._dialect))
+        if not isinstance(body, dict):
+            raise BadResponse(f"the server answered JSON that is no chat completion: {str(body)[:100]}")
+        return reply(body, seconds)
+
+    async def close(self) -> None:
+        await self._sender.close()
+
+
+def open_openai(name: str, *, base_url: str | None, timeout_seconds: float) -> ChatBackend:
+    """OpenAI itself (or `base_url`); the key is OPENAI_API_KEY."""
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not key:
+        raise UsageError(f"model 'openai/{name}' needs a key in the environment variable OPENAI_API_KEY")
+    return _open(name, OPENAI, base_url or "https://api.openai.com/v1", key, timeout_seconds)
+
+
+def open_server(name: str, *, base_url: str | None, timeout_seconds: float) -> ChatBackend:
+    """An OpenAI-compatible server at `base_url`; its key, if it wants one, is NIAH_SERVER_KEY."""
+    if not base_url:
+        raise UsageError(f"model 'server/{name}' needs --base-url, as in --base-url http://127.0.0.1:8000/v1")
+    return _open(name, SERVER, base_url, os.environ.get("NIAH_SERVER_KEY", ""), timeout_seconds)
+
+
+def _open(name: str, dialect: Dialect, base_url: str, key: str, timeout_seconds: float) -> ChatBackend:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--base-url {base_url!r} is no address: write it as http://HOST:PORT/v1")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return ChatBackend(name, dialect, Sender(base_url, headers=headers, secret=key, timeout_seconds=timeout_seconds))

@@ -1,0 +1,252 @@
+"""Writes the reports of a run beside its records, and makes the tables for the terminal.
+
+`write` finishes every file before it puts the first one in place, each by a rename: who opens a report while it is made
+anew sees the old one or the new one. pandas, scipy and matplotlib are imported when a report is made, not before.
+"""
+# pandas' own types leave parameters without any, which makes its methods "partially unknown".
+# pyright: reportUnknownMemberType=false
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from niah.errors import IncompleteError, UsageError
+from niah.report import heatmap
+from niah.report.heatmap import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
+from niah.report.stats import EFFECTIVE_RECALL, Cell, Facts, Results, Series, Summary, Where, aggregate, summarise
+from niah.trial import Record, fingerprint
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+COLUMNS = ("model", "cue", "length", "depth", "trials", "recall", "low", "high", "errors", "cut", "refused", "truncated", "missing")
+"""Of cells.csv, one line a cell. Recalls are rounded to six decimals; `missing` is empty where the plan is not known."""
+DECIMALS = 6
+WIDEST = 10
+"""A grid with more lengths than this has no table in the terminal."""
+VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+"""The colours of the heatmap at 0, 1/8, ... 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What `write` made: the files in the order in which a user wants to hear of them, and the numbers in them."""
+
+    files: Sequence[Path]
+    results: Results
+
+
+def write(
+    records: Iterable[Record],
+    folder: Path,
+    *,
+    scorer: str | None = None,
+    planned: Mapping[Where, int] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Written:
+    """Writes heatmaps, cells.csv and summary.json into `folder`.
+
+    `planned` (see `stats.plan_counts`) makes missing trials known. `about` holds facts for the title which the records do
+    not know: "needles" is the name of the needle set, "corpora" and "tokenizer" replace what the trials say, and any
+    other pair is added as it is.
+    """
+    results = aggregate(records, scorer=scorer, planned=planned)
+    if not results.records:
+        raise UsageError(f"{folder} holds no records: there is nothing to report before `niah sweep` has asked a model")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as unfinished:
+            made = [
+                *_draw_all(results, Path(unfinished), _title_facts(results.facts, about or {})),
+                _write_cells(results, Path(unfinished) / "cells.csv"),
+                _write_summary(results, Path(unfinished) / "summary.json"),
+            ]
+            for path in made:
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise IncompleteError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
+    return Written(files=[folder / path.name for path in made], results=results)
+
+
+def summary(results: Results) -> dict[str, dict[str, Any]]:
+    """What summary.json holds: each model over all its cues, and by cue where it has several. None where nothing is known."""
+    models: dict[str, list[Series]] = {}
+    for series in results.cells:
+        models.setdefault(series.model, []).append(series)
+    entries: dict[str, dict[str, Any]] = {}
+    for model, members in models.items():
+        entries[model] = _entry(summarise([cell for series in members for cell in results.cells[series]]))
+        if len(members) > 1:
+            entries[model]["cues"] = {series.cue: _entry(results.summaries[series]) for series in members}
+    return entries
+
+
+def table(results: Results) -> "Table":
+    """One row a series. Columns for errors and the like only where there are any."""
+    from rich.table import Table
+    from rich.text import Text
+
+    summaries = results.summaries
+    lost = [name for name in ("errors", "refused", "cut", "truncated", "missing") if any(getattr(one, name) for one in summaries.values())]
+    made = Table(caption=f"effective length: the largest whose lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}")
+    made.add_column("model", overflow="fold")
+    for name in ("recall", "95% interval", "trials", *lost, "effective length"):
+        made.add_column(name, justify="right")
+    for series, one in summaries.items():
+        counts = [f"{getattr(one, name) or 0:,}" for name in lost]
+        cells = [_recall(one.recall), _interval(one) or "-", f"{one.trials:,}", *counts, _effective(one)]
+        made.add_row(Text(printable(series.name)), *cells)
+    return made
+
+
+def grids(results: Results) -> "list[Table]":
+    """A table of depth x length for each series that has few enough lengths."""
+    return [_grid(series, cells) for series, cells in results.cells.items() if len({cell.length for cell in cells}) <= WIDEST]
+
+
+def _grid(series: Series, cells: Sequence[Cell]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    lengths, depths = sorted({cell.length for cell in cells}), sorted({cell.depth for cell in cells})
+    at = {(cell.depth, cell.length): cell for cell in cells}
+    usual, _ = Counter(cell.trials for cell in cells).most_common(1)[0]
+    caption = f"n={usual} unless said otherwise"
+    if any(cell.lost for cell in cells):
+        caption += "\n+1: one more without a score"
+    made = Table(title=Text(printable(series.name)), caption=caption)
+    made.add_column("depth", justify="right")
+    for label in length_labels(lengths):
+        made.add_column(label, justify="right")
+    for depth, label in zip(depths, depth_labels(depths), strict=True):
+        made.add_row(label, *(_cell(at.get((depth, length)), usual) for length in lengths))
+    return made
+
+
+def _cell(cell: Cell | None, usual: int) -> "Text":
+    from rich.text import Text
+
+    if cell is None or cell.recall is None:
+        return Text(", ".join(lost_labels(cell.lost)) if cell and cell.lost else "no data", style="dim")
+    words = [recall_label(cell.recall)]
+    if cell.missing:
+        words.append(f"n={cell.trials}/{cell.planned}")
+    elif cell.trials != usual:
+        words.append(f"n={cell.trials}")
+    if cell.lost:
+        words.append(f"+{sum(cell.lost.values())}")
+    return Text(" ".join(words), style=_colours(cell.recall))
+
+
+def _colours(recall: float) -> str:
+    """Ink and background of a recall, as in the heatmap."""
+    ground = VIRIDIS[round(recall * (len(VIRIDIS) - 1))]
+    return f"{'#ffffff' if recall < 0.5 else '#000000'} on {ground}"
+
+
+def _draw_all(results: Results, folder: Path, facts: Sequence[str]) -> list[Path]:
+    """heatmap.* with all series, and one more figure for each where there are several."""
+    panels = {
+        series: heatmap.Panel(title=series.name, cells=cells, notes=[_note(summarise(cells))]) for series, cells in results.cells.items()
+    }
+    files = heatmap.draw(list(panels.values()), folder / "heatmap", title="Needle in a haystack", facts=facts)
+    if len(panels) > 1:
+        for panel, slug in zip(panels.values(), slugs([series.name for series in panels]), strict=True):
+            files += heatmap.draw([panel], folder / f"heatmap-{slug}", facts=facts)
+    return files
+
+
+def slugs(names: Sequence[str]) -> list[str]:
+    """Parts of file names for `names`, told apart by a hash where letters alone, upper or lower case, would not do."""
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in names]
+    count = Counter(slug.lower() for slug in plain)
+    return [
+        slug if 0 < len(slug) <= 60 and count[slug.lower()] == 1 else f"{slug[:60]}-{fingerprint(name)[:8]}".lstrip("-")
+        for slug, name in zip(plain, names, strict=True)
+    ]
+
+
+def _write_cells(results: Results, path: Path) -> Path:
+    import pandas
+
+    rows = [
+        (
+            *(
+                series.model.encode("utf-8", "backslashreplace").decode(),
+                series.cue,
+                cell.length,
+                cell.depth,
+                cell.trials,
+                *map(_rounded, (cell.recall, cell.low, cell.high)),
+            ),
+            *(cell.errors, cell.cut, cell.refused, cell.truncated, cell.missing),
+        )
+        for series, cells in results.cells.items()
+        for cell in cells
+    ]
+    frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"missing": "Int64"})
+    frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    return path
+
+
+def _write_summary(results: Results, path: Path) -> Path:
+    text = json.dumps(summary(results), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _entry(one: Summary) -> dict[str, Any]:
+    return {**asdict(one), **{name: _rounded(getattr(one, name)) for name in ("recall", "low", "high")}}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DECIMALS)
+
+
+def _title_facts(facts: Facts, about: Mapping[str, str]) -> list[str]:
+    """The title's facts: needles, corpora, tokenizer always; cue and unusual ways of asking only where they apply."""
+    rest = dict(about)
+    needles = f"needle {next(iter(facts.needles))}" if len(facts.needles) == 1 else f"{len(facts.needles)} needles"
+    made = [f"{needles} ({rest.pop('needles')})" if "needles" in rest else needles]
+    if facts.needles_a_prompt != {1}:
+        made.append(f"{_listed(map(str, sorted(facts.needles_a_prompt)))} needles a prompt")
+    made.append(f"{'corpus' if len(facts.corpora) == 1 else 'corpora'} {rest.pop('corpora', _listed(sorted(facts.corpora)))}")
+    made.append(f"tokenizer {rest.pop('tokenizer', _listed(sorted(facts.tokenizers)))}")
+    if len(facts.cues) == 1 and facts.cues != {"off"}:
+        made.append(f"cue {next(iter(facts.cues))}")
+    if facts.haystacks != {"shared"}:
+        made.append(f"{_listed(sorted(facts.haystacks))} haystacks")
+    if facts.distractors != {0}:
+        made.append(f"{_listed(map(str, sorted(facts.distractors)))} distractors")
+    return [*made, *(f"{name} {value}" for name, value in rest.items())]
+
+
+def _listed(names: Iterable[str], most: int = 6) -> str:
+    every = list(names)
+    return ", ".join(every) if len(every) <= most else f"{', '.join(every[: most - 1])} and {len(every) - most + 1} more"
+
+
+def _note(one: Summary) -> str:
+    """The line under the title of a heatmap."""
+    if one.recall is None:
+        return "no scored trial"
+    trials = "1 trial" if one.trials == 1 else f"{one.trials:,} trials"
+    return f"recall {_recall(one.recall)} (95%: {_interval(one)}) · {trials} · effective length {_effective(one)}"
+
+
+def _recall(recall: float | None) -> str:
+    return "-" if recall is None else recall_label(recall, 3)
+
+
+def _interval(one: Summary) -> str | None:
+    return None if one.low is None or one.high is None else f"{recall_label(one.low, 3)} to {recall_label(one.high, 3)}"
+
+
+def _effective(one: Summary) -> str:
+    return "none" if one.effective_length is None else length_label(one.effective_length)

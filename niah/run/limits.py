@@ -1,0 +1,56 @@
+"""Patience: which failures are tried again, how often, and after what wait. Backends classify, this loop retries."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from niah.errors import RetryableError
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The run was asked to stop while a request waited for its next try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Up to `attempts` tries; waits are drawn evenly from 0 to base * 2^tries (full jitter), unless the server names one."""
+
+    attempts: int = 6
+    base_seconds: float = 0.5
+    longest_seconds: float = 30.0
+    longest_asked_seconds: float = 120.0
+    jitter: Callable[[], float] = field(default=random.random)
+
+    def wait_seconds(self, error: RetryableError, tries: int) -> float | None:
+        """How long to wait after the `tries`-th failure; None: give up."""
+        if tries >= self.attempts:
+            return None
+        if error.wait_seconds is not None:
+            # A server that wants more than this is out of order for the run; a wait of zero still lets others go first.
+            return None if error.wait_seconds > self.longest_asked_seconds else error.wait_seconds + self.jitter() * self.base_seconds
+        return self.jitter() * min(self.longest_seconds, self.base_seconds * 2**tries)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], patience: Patience, stop: asyncio.Event) -> T:
+    """The result of `ask`, tried again while its failure is retryable; the last error when patience is at its end.
+
+    Raises Stopped when `stop` is set during a wait.
+    """
+    tries = 0
+    while True:
+        try:
+            return await ask()
+        except RetryableError as error:
+            tries += 1
+            wait = patience.wait_seconds(error, tries)
+            if wait is None:
+                raise
+            try:
+                await asyncio.wait_for(stop.wait(), wait)
+            except TimeoutError:
+                continue
+            raise Stopped from error

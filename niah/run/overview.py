@@ -1,0 +1,119 @@
+"""What can be told without asking a model: the plan of an experiment, one prompt of it, what corpora and needle sets there are."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from niah import resources
+from niah.config import Experiment
+from niah.errors import UsageError, did_you_mean
+from niah.run.plan import Plan, gather
+from niah.run.sweep import cues_of, open_backends
+from niah.task.corpus import hub_names, open_corpus
+from niah.task.hub import load_sources
+from niah.task.needles import check, given_away, load_needles, set_names
+from niah.task.prompt import resolve_cue
+from niah.task.snapshot import cache_folder, find_snapshot
+from niah.trial import Prompt
+
+UNKNOWN = (
+    "price: no prices are known yet, so what this costs is unknown",
+    "output tokens: up to the cap, usually far fewer; thinking counts as output",
+    "input tokens as the provider counts them: its tokenizer and chat template differ from ours",
+)
+SCANNED_DOCUMENTS = 1024
+"""So many documents of an unlimited corpus are looked through for key facts."""
+
+
+def overview(experiment: Experiment) -> dict[str, Any]:
+    """Trials, requests and tokens for each model and in sum, warnings, and what is not known. Checks everything that a sweep checks."""
+    plan = Plan(experiment, gather(experiment, cache=cache_folder()))
+    models: dict[str, dict[str, Any]] = {}
+    everything: set[Any] = set()
+    for model, backend in open_backends(experiment).items():
+        cues = cues_of(experiment, model, backend)
+        everything |= set(cues)
+        trials, cap = plan.count(cues), experiment.sampling.max_output_tokens
+        models[model] = {
+            "cues": list(cues),
+            "trials": trials,
+            "requests": trials,
+            "input_tokens": plan.input_tokens(cues),
+            "output_tokens_at_most": trials * cap,
+            "cost": "unknown",
+        }
+    sums = {name: sum(entry[name] for entry in models.values()) for name in ("trials", "requests", "input_tokens", "output_tokens_at_most")}
+    return {
+        "experiment": experiment.name,
+        "cells": len(experiment.lengths) * len(experiment.depths),
+        "lengths": list(experiment.lengths),
+        "depths": list(experiment.depths),
+        "reshuffles": experiment.reshuffles,
+        "corpora": list(plan.materials.corpora),
+        "needles": len(plan.materials.needles.needles),
+        "tokenizer": experiment.tokenizer,
+        "models": models,
+        "total": sums,
+        "warnings": plan.check(tuple(sorted(everything))),
+        "unknown": list(UNKNOWN),
+    }
+
+
+def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) -> tuple[Prompt, list[str]]:
+    """The prompt of the trial at the first length and depth, and the needle sentences in it. No model is needed: auto means user."""
+    if reshuffle >= experiment.reshuffles:
+        experiment = experiment.model_copy(update={"reshuffles": reshuffle + 1})
+    plan = Plan(experiment, gather(experiment, cache=cache_folder()))
+    cue = resolve_cue(experiment.cue[0], "user")
+    trial = next(trial for trial in plan.trials((cue,)) if trial.reshuffle == reshuffle)
+    needles = plan.materials.needles.by_id()
+    if needle is not None:
+        if needle not in needles:
+            raise UsageError(f"needle {needle!r} is not in the set {experiment.needles!r}; {did_you_mean(needle, needles)}")
+        trial = replace(trial, needles=(needle,))
+    made = plan.materials.maker.make(trial)
+    plan.materials.maker.save()
+    return made, [needles[id_].text for id_ in trial.needles]
+
+
+def corpora() -> list[tuple[str, str, str]]:
+    """(name, what it is, licence) of every corpus: built-in ones, and those of the hub with their state on this machine."""
+    rows: list[tuple[str, str, str]] = []
+    for name in hub_names():
+        rows.append((f"builtin/{name}", "built in, generated, unlimited", "MIT"))
+    for name in hub_names():
+        source, snapshot = load_sources(name)[0], find_snapshot(name)
+        state = (
+            f"prepared: {snapshot.count:,} documents, {snapshot.characters:,} characters" if snapshot else f"niah haystack prepare {name}"
+        )
+        rows.append((name, f"{source.dataset} ({state})", snapshot.licence if snapshot else source.licence))
+    return rows
+
+
+def needle_sets() -> list[tuple[str, str]]:
+    """(name, what it is) of every needle set."""
+    rows: list[tuple[str, str]] = []
+    for name in set_names():
+        path = resources.find("needles", name)
+        if path is None:
+            rows.append((name, f"generated: {name}:50 makes 50"))
+            continue
+        try:
+            count = len(tomllib.loads(path.read_text(encoding="utf-8")).get("needle", []))
+        except tomllib.TOMLDecodeError:
+            count = 0
+        rows.append((name, f"{count} needles, {path}"))
+    return rows
+
+
+def check_needles(name: str, corpus_names: list[str]) -> Iterator[str]:
+    """Problems of a needle set, by itself and against documents of corpora."""
+    needles = load_needles(name)
+    yield from check(needles)
+    for corpus_name in corpus_names:
+        corpus = open_corpus(corpus_name)
+        numbers = range(corpus.size if corpus.size is not None else SCANNED_DOCUMENTS)
+        documents = (corpus.document(number) for number in numbers)
+        for document, needle in given_away(needles.needles, ((document.id, document.text) for document in documents)):
+            yield f"{needle}: document {document!r} of corpus {corpus_name!r} holds all its key facts"

@@ -1,0 +1,160 @@
+"""Asks one model all trials that are missing: prompts are made just in time, every answer is on disk before it counts."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from niah.backends import Backend
+from niah.errors import BadRequest, ContextOverflow, FatalError, ProviderError
+from niah.run.limits import Patience, Stopped, patiently
+from niah.run.store import Store
+from niah.task.score import Scorer
+from niah.trial import Failure, Needle, Prompt, Record, Reply, Score, Trial
+
+HOPELESS_FAILURES = 8
+"""So many trials in a row without one answer, and the model counts as out of reach."""
+REFUSED_AT_FIRST = 3
+"""So many requests refused before there is any answer, and it is not the single trial that is wrong."""
+
+
+class Progress(Protocol):
+    """Who is told how the sweep goes."""
+
+    def begin(self, model: str, total: int, done: int) -> None: ...
+    def recorded(self, record: Record) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Truncation:
+    """Notices prompts that a server cut without saying so, by the input tokens that it reports.
+
+    Servers count in tokens of their own, so what is compared is the ratio to the planned count, corpus by corpus: well
+    below the highest ratio seen so far, the prompt did not arrive whole. No text has over `most_characters` a token.
+    """
+
+    most_characters: float = 8.0
+    least_share: float = 0.8
+    _highest: dict[str, float] = field(default_factory=dict)
+
+    def happened(self, trial: Trial, tokens: int, characters: int, reply: Reply) -> bool:
+        reported = reply.usage.input
+        if not reported:
+            return False
+        ratio = reported / tokens
+        highest = self._highest[trial.corpus] = max(ratio, self._highest.get(trial.corpus, 0.0))
+        return ratio < self.least_share * highest or characters > self.most_characters * reported
+
+
+class Runner:
+    """One model's part of a sweep."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        model: str,
+        backend: Backend,
+        *,
+        make: Callable[[Trial], Prompt],
+        needles: dict[str, Needle],
+        scorers: Sequence[Scorer],
+        store: Store,
+        progress: Progress,
+        stop: asyncio.Event,
+        patience: Patience | None = None,
+    ):
+        self._model = model
+        self._backend = backend
+        self._make = make
+        self._needles = needles
+        self._scorers = scorers
+        self._store = store
+        self._progress = progress
+        self._stop = stop
+        self._patience = patience or Patience()
+        self._truncation = Truncation()
+        self._failures = 0
+        self._answered = False
+
+    async def run(self, trials: Iterator[Trial], concurrency: int) -> None:
+        """Ask all of `trials`, `concurrency` at a time; returns early when stopped. Raises FatalError, UsageError or IncompleteError.
+
+        Until there is a first answer trials go alone: what is wrong with the address, the key or the model's name then
+        costs one request.
+        """
+        try:
+            while not self._answered and not self._stop.is_set():
+                trial = next(trials, None)
+                if trial is None:
+                    return
+                await self._trial(trial)
+        except Stopped:
+            return
+        tasks = [asyncio.create_task(self._work(trials)) for _ in range(concurrency)]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException as error:
+            self._stop.set()
+            if isinstance(error, asyncio.CancelledError):
+                for task in tasks:
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _work(self, trials: Iterator[Trial]) -> None:
+        for trial in trials:
+            if self._stop.is_set():
+                return
+            try:
+                await self._trial(trial)
+            except Stopped:
+                return
+
+    async def _trial(self, trial: Trial) -> None:
+        prompt = self._make(trial)
+        try:
+            reply = await patiently(lambda: self._backend.ask(prompt), self._patience, self._stop)
+        except FatalError:
+            raise
+        except ProviderError as error:
+            await self._failed(trial, prompt, error)
+            return
+        self._failures, self._answered = 0, True
+        await self._keep(self._record(trial, prompt, reply=reply, scores=self._score(trial, prompt, reply)))
+
+    async def _failed(self, trial: Trial, prompt: Prompt, error: ProviderError) -> None:
+        await self._keep(self._record(trial, prompt, error=Failure(kind=error.kind, message=str(error))))
+        if isinstance(error, ContextOverflow):
+            return
+        self._failures += 1
+        patience = HOPELESS_FAILURES if self._answered else REFUSED_AT_FIRST if isinstance(error, BadRequest) else 1
+        if self._failures >= patience:
+            what = f"{self._failures} trials in a row" if self._failures > 1 else "the first trial"
+            raise FatalError(f"{self._model}: {what} failed. {error}", kind="unreachable")
+
+    def _score(self, trial: Trial, prompt: Prompt, reply: Reply) -> tuple[Score, ...]:
+        characters = sum(len(message["content"]) for message in prompt.messages())
+        if reply.stop in ("filter", "refusal") or self._truncation.happened(trial, prompt.tokens, characters, reply):
+            return ()
+        needles = [self._needles[id_] for id_ in trial.needles]
+        return tuple(score(needles, reply) for score in self._scorers)
+
+    async def _keep(self, record: Record) -> None:
+        await self._store.append(record)
+        self._progress.recorded(record)
+
+    def _record(
+        self, trial: Trial, prompt: Prompt, *, reply: Reply | None = None, scores: tuple[Score, ...] = (), error: Failure | None = None
+    ) -> Record:
+        return Record(
+            model=self._model,
+            trial=trial,
+            tokens=prompt.tokens,
+            placements=prompt.placements,
+            reply=reply,
+            scores=scores,
+            error=error,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )

@@ -1,0 +1,45 @@
+"""Seeded draws that give the same values on every machine and every Python.
+
+Only `random.Random.random()` is promised by Python to keep its sequence between versions, so every draw here is made from
+it alone. A draw is named by what it is for (`Draw("reshuffle", seed, 3)`), never by when it happens: two parts of a
+program cannot disturb each other's draws.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Draw:
+    """A stream of draws named by `parts`; equal parts give equal draws."""
+
+    def __init__(self, *parts: str | int):
+        name = "\x1f".join(str(part) for part in parts)
+        self._random = random.Random(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big")).random
+
+    def fraction(self) -> float:
+        """A number in [0, 1)."""
+        return self._random()
+
+    def below(self, bound: int) -> int:
+        """A whole number in [0, bound)."""
+        return int(self._random() * bound)
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number in [low, high], both ends included."""
+        return low + int(self._random() * (high - low + 1))
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """One of `choices`, each equally likely."""
+        return choices[int(self._random() * len(choices))]
+
+    def permutation(self, count: int) -> list[int]:
+        """The numbers 0 .. count-1 in drawn order (Fisher-Yates)."""
+        order = list(range(count))
+        for i in range(count - 1, 0, -1):
+            j = int(self._random() * (i + 1))
+            order[i], order[j] = order[j], order[i]
+        return order
