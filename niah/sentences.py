@@ -177,7 +177,7 @@ def _true_ends(text: str, spans: list[tuple[int, int]], last: int) -> Iterator[i
             previous = end
 
 
-def _ends_here(text: str, match: re.Match[str], previous: int) -> bool:  # noqa: PLR0911 (a list of rules, the first one that fits)
+def _ends_here(text: str, match: re.Match[str], previous: int) -> bool:
     """Whether a sentence ends at a stop with white space behind it; `previous` is where the last one ended."""
     marks, at, following = match[1], match.start(), match.end()
     if not _may_begin(text, following, match[3]):
@@ -215,7 +215,7 @@ def _may_begin(text: str, at: int, space: str) -> bool:
     )
 
 
-def _word_ends(text: str, match: re.Match[str], previous: int, number: bool) -> bool:  # noqa: PLR0911
+def _word_ends(text: str, match: re.Match[str], previous: int, number: bool) -> bool:
     """Whether the period behind a word ends a sentence, and is not that of an abbreviation, an initial or a label."""
     at, following, space = match.start(), match.end(), match[3]
     first, second = text[following], text[following + 1 : following + 2]

@@ -14,7 +14,18 @@ from niah.backends.http import Sender
 from niah.errors import BadResponse, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Stop, Usage
 
-_STOPS: Mapping[str, Stop] = {"stop": "end", "eos": "end", "length": "length", "max_tokens": "length", "content_filter": "filter"}
+_STOPS: Mapping[str, Stop] = {
+    "stop": "end",
+    "eos": "end",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "filter",
+    "safety": "filter",
+    "refusal": "refusal",
+}
+_BROKEN = ("error", "abort", "insufficient_system_resource")
+"""Finish reasons of answers that broke off at the server: no answers, however much text came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,32 +63,41 @@ def reply(body: Any, seconds: float) -> Reply:
     try:
         choice = body["choices"][0]
         message = choice["message"]
-        content = message.get("content")
+        content, finish, error = message.get("content"), str(choice.get("finish_reason")).lower(), choice.get("error")
     except (KeyError, IndexError, TypeError, AttributeError):
-        if isinstance(body, dict) and body.get("error"):
-            raise RetryableError(f"an error inside a successful answer: {str(body['error'])[:200]}", kind="server") from None
-        raise RetryableError(f"the answer is no chat completion: {str(body)[:200]}", kind="server") from None
+        error = body.get("error") if isinstance(body, dict) else None
+        what = f"an error inside a successful answer: {error}" if error else f"the answer is no chat completion: {body}"
+        raise RetryableError(what[:250], kind="server") from None
+    if error or finish in _BROKEN:
+        raise RetryableError(f"the answer broke off at the server: {error or finish}"[:250], kind="server")
+    stop: Stop = _STOPS.get(finish, "unknown")
+    text = _text(content)
+    if refusal := message.get("refusal"):
+        text, stop = text or str(refusal), "refusal"
+    return Reply(text=text, stop=stop, usage=_usage(body.get("usage")), seconds=round(seconds, 4), model=str(body.get("model") or ""))
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content: a string, or a list of parts."""
     if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    stop: Stop = _STOPS.get(str(choice.get("finish_reason")), "unknown")
-    if message.get("refusal"):
-        content, stop = content or message["refusal"], "refusal"
-    return Reply(
-        text=content or "", stop=stop, usage=_usage(body.get("usage")), seconds=round(seconds, 4), model=str(body.get("model") or "")
-    )
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
 
 
 def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
-    details = usage.get("prompt_tokens_details") or {}
-    output_details = usage.get("completion_tokens_details") or {}
     return Usage(
-        input=usage.get("prompt_tokens"),
-        cached=details.get("cached_tokens"),
-        output=usage.get("completion_tokens"),
-        reasoning=output_details.get("reasoning_tokens"),
+        input=_count(usage, "prompt_tokens"),
+        cached=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        output=_count(usage, "completion_tokens"),
+        reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 class ChatBackend:
@@ -118,8 +138,17 @@ def open_server(name: str, *, base_url: str | None, timeout_seconds: float) -> C
 
 
 def _open(name: str, dialect: Dialect, base_url: str, key: str, timeout_seconds: float) -> ChatBackend:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or not base_url.isprintable() or " " in base_url:
         raise UsageError(f"--base-url {base_url!r} is no address: write it as http://HOST:PORT/v1")
+    if "@" in parts.netloc:
+        raise UsageError("--base-url holds a user name or a password, which would stand in files and logs: keys come from the environment")
+    key = key.strip()
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(f"the key of model {name!r} in the environment holds characters that no key has: copy it again")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return ChatBackend(name, dialect, Sender(base_url, headers=headers, secret=key, timeout_seconds=timeout_seconds))

@@ -61,10 +61,9 @@ def prepare(
         )
     for note in snapshot.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    typer.echo(
-        f"{name}: {snapshot.count:,} documents, {snapshot.characters:,} characters (about {snapshot.characters // _CHARACTERS_A_TOKEN:,} tokens) "
-        f"from {snapshot.dataset} at {snapshot.revision}\nlicence: {snapshot.licence}\nfingerprint {snapshot.fingerprint} in {snapshot.folder}"
-    )
+    size = f"{snapshot.count:,} documents, {snapshot.characters:,} characters, about {snapshot.characters // _CHARACTERS_A_TOKEN:,} tokens"
+    typer.echo(f"{name}: {size}\nfrom {snapshot.dataset} at {snapshot.revision}, licence: {snapshot.licence}")
+    typer.echo(f"fingerprint {snapshot.fingerprint} in {snapshot.folder}")
 
 
 _CHARACTERS_A_TOKEN = 5

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from niah.report.heatmap import depth_labels, length_labels
+from niah.report.labels import depth_labels, length_labels
 from niah.trial import SCORED, Record, outcome
 
 _GRID_COLUMNS = 12

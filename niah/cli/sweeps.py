@@ -111,14 +111,12 @@ def plan(
 
 def _show_plan(facts: dict[str, Any]) -> None:
     from niah.cli.tables import table
-    from niah.report.heatmap import length_labels
+    from niah.report.labels import length_labels
 
     console = _console()
-    console.print(
-        f"{facts['experiment']}: {len(facts['lengths'])} lengths ({', '.join(length_labels(facts['lengths']))}) x {len(facts['depths'])} depths x "
-        f"{facts['reshuffles']} reshuffles of {', '.join(facts['corpora'])}; {facts['needles']} needles; tokens of {facts['tokenizer']}",
-        markup=False,
-    )
+    lengths, corpora = ", ".join(length_labels(facts["lengths"])), ", ".join(facts["corpora"])
+    grid = f"{len(facts['lengths'])} lengths ({lengths}) x {len(facts['depths'])} depths x {facts['reshuffles']} reshuffles"
+    console.print(f"{facts['experiment']}: {grid} of {corpora}; {facts['needles']} needles; tokens of {facts['tokenizer']}", markup=False)
     rows = [(model, ", ".join(entry["cues"]), *_numbers(entry), entry["cost"]) for model, entry in facts["models"].items()]
     if len(rows) > 1:
         rows.append(("all", "", *_numbers(facts["total"]), "unknown"))

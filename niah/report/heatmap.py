@@ -8,15 +8,15 @@ nothing of the user's matplotlib settings enters: equal results give equal files
 # matplotlib ships types, but leaves keyword arguments without any, which makes most of its methods "partially unknown".
 # pyright: reportUnknownMemberType=false
 
-import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from niah.report.labels import depth_labels, length_labels, lost_labels, printable, recall_label
+from niah.report.lettering import INK, LINE, MARKS, NO_DATA, SEPARATOR, Line, height_of, width_of, wrap, wrapped, write_lines
 from niah.report.stats import LOST, Cell, Lost
 
 if TYPE_CHECKING:
@@ -30,18 +30,9 @@ LIMIT = 5_000
 DPI = 150
 
 Detail: TypeAlias = Literal["full", "number", "none"]
-NO_DATA, INK, SOFT = "#ececec", "#1a1a1a", "#555555"
-MARKS: dict[str, dict[str, Any]] = {
-    "empty": {"facecolor": NO_DATA, "edgecolor": "#bdbdbd", "hatch": "////"},
-    "lost": {"facecolor": "white", "edgecolor": "#333333", "hatch": "/////////"},
-    "missing": {"facecolor": "white", "edgecolor": "#333333"},
-}
 MARGIN, GAP, BAR = 0.2, 0.35, 0.8
 FRAME = 0.5 / 72
 """Inches of white around a cell."""
-SEPARATOR = " · "
-LINE = 1.3 / 72
-"""Inches that a line of text takes for each point of its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,47 +63,6 @@ def draw(panels: Sequence[Panel], path_stem: Path, *, title: str = "", facts: Se
     return paths
 
 
-def length_label(length: int, digits: int = 3) -> str:
-    """4000 as "4k", 1500 as "1.5k", 1000000 as "1M"."""
-    rounded = float(f"{length:.{digits}g}")
-    for unit, name in ((1_000_000, "M"), (1_000, "k")):
-        if rounded >= unit:
-            return f"{rounded / unit:.{digits}g}{name}"
-    return f"{rounded:.{digits}g}"
-
-
-def length_labels(lengths: Sequence[int]) -> list[str]:
-    """Labels of different lengths, with as many digits as it takes to tell them apart."""
-    return next(labels for digits in range(3, 20) if len(set(labels := [length_label(n, digits) for n in lengths])) == len(lengths))
-
-
-def depth_labels(depths: Sequence[float]) -> list[str]:
-    """Fractions as percent, with as many decimals as it takes to tell them apart and to be right to 0.05 percent."""
-    decimals = 0
-    while decimals < 12 and (
-        len({round(100 * depth, decimals) for depth in depths}) < len(depths)
-        or any(abs(round(100 * depth, decimals) - 100 * depth) > 0.05 for depth in depths)
-    ):
-        decimals += 1
-    return [f"{round(100 * depth, decimals):.12g}%" for depth in depths]
-
-
-def recall_label(recall: float, decimals: int = 2) -> str:
-    """A recall for people; 1.00 means that nothing was missed, and 0.00 that all was: what only rounds to them is ">0.99", "<0.01"."""
-    step = 10**-decimals
-    label = f"{recall:.{decimals}f}"
-    if recall < 1 and float(label) == 1:
-        return f">{1 - step:.{decimals}f}"
-    if recall > 0 and float(label) == 0:
-        return f"<{step:.{decimals}f}"
-    return label
-
-
-def lost_labels(lost: Mapping[Lost, int]) -> list[str]:
-    """ "1 error", "3 refused" ..."""
-    return [f"{count:,} {'error' if name == 'errors' and count == 1 else name}" for name, count in lost.items()]
-
-
 def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = ()) -> "Figure":
     """The figure of `draw`, not yet written."""
     from matplotlib.figure import Figure
@@ -125,26 +75,25 @@ def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (
         grids = [_Grid(panel.cells) for panel in panels]
         page = _Page(grids)
         lines = [(title, 12.5, "bold"), *((line, 8.5, "normal") for line in (*notes, SEPARATOR.join(facts)))]
-        header = _wrapped(lines, page.total - 2 * MARGIN)
+        header = wrapped(lines, page.total - 2 * MARGIN)
         heads = [
-            _wrapped([(panel.title, 10, "bold"), *((note, 8, "normal") for note in panel.notes)], page.slots[i % page.columns])
+            wrapped([(panel.title, 10, "bold"), *((note, 8, "normal") for note in panel.notes)], page.slots[i % page.columns])
             for i, panel in enumerate(panels)
         ]
         legend = _legend(panels, page.sizes.detail, page.total - 2 * MARGIN)
-        head_heights = [max(_height(heads[i]) for i in row) + 0.08 for row in page.rows]
+        head_heights = [max(height_of(heads[i]) for i in row) + 0.08 for row in page.rows]
         below = 0.27 + max(_ticks_height(grid, page.sizes) for grid in grids)
-        height = (
-            2 * MARGIN + _height(header) + 0.1 + sum(head_heights) + sum(page.heights) + len(page.rows) * (below + 0.1) + _height(legend)
-        )
+        text_height = height_of(header) + 0.1 + sum(head_heights) + height_of(legend)
+        height = 2 * MARGIN + text_height + sum(page.heights) + len(page.rows) * (below + 0.1)
 
         picture = Figure(figsize=(page.total, height))
         top = height - MARGIN
-        _write_lines(picture, header, MARGIN, top)
-        top -= _height(header) + 0.1
+        write_lines(picture, header, MARGIN, top)
+        top -= height_of(header) + 0.1
         for row, head_height, row_height in zip(page.rows, head_heights, page.heights, strict=True):
             for column, i in enumerate(row):
                 x, (width, tall) = page.lefts[column], page.size(grids[i])
-                _write_lines(picture, heads[i], x, top)
+                write_lines(picture, heads[i], x, top)
                 box = (x / page.total, (top - head_height - tall) / height, width / page.total, tall / height)
                 axes = picture.add_axes(box, label=f"panel-{i}")
                 _draw_panel(axes, grids[i], page.sizes, labelled=page.labelled[i])
@@ -152,7 +101,7 @@ def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (
                 x = page.lefts[-1] + page.slots[-1] + 0.1
                 _draw_bar(picture, (x / page.total, (top - head_height - row_height) / height, 0.16 / page.total, row_height / height))
             top -= head_height + row_height + below + 0.1
-        _write_lines(picture, legend, MARGIN, top)
+        write_lines(picture, legend, MARGIN, top)
         return picture
 
 
@@ -188,7 +137,7 @@ class _Page:
         x = MARGIN
         for column in range(self.columns):
             members = range(column, len(grids), self.columns)
-            axis = max((0.14 + max(_width(label, 8) for label in grids[i].depth_labels) for i in members if self.labelled[i]), default=0)
+            axis = max((0.14 + max(width_of(label, 8) for label in grids[i].depth_labels) for i in members if self.labelled[i]), default=0)
             x += axis + (0.22 if column == 0 else 0)
             self.lefts.append(x)
             self.slots.append(max(2.3 if len(grids) > 1 else 1.6, *(self.size(grids[i])[0] for i in members)))
@@ -292,7 +241,7 @@ def _draw_text(axes: "Axes", grid: _Grid, sizes: _Sizes) -> None:
         heights = [points * 1.2 / 72 / sizes.height for points in sizes_of]
         y = i + 0.5 - sum(heights) / 2
         for line, points, height in zip(lines, sizes_of, heights, strict=True):
-            fitting = min(points, points * 0.94 * sizes.width / _width(line, points))
+            fitting = min(points, points * 0.94 * sizes.width / width_of(line, points))
             box = None if scored else {"facecolor": NO_DATA, "edgecolor": "none", "pad": 0.6}
             axes.text(
                 j + 0.5, y + height / 2, line, fontsize=fitting, color=ink, ha="center", va="center_baseline", bbox=box, parse_math=False
@@ -326,17 +275,7 @@ def _draw_bar(picture: "Figure", box: tuple[float, float, float, float]) -> None
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of text; `swatch` is a mark to explain in front of it, or "indent" for its place."""
-
-    text: str
-    size: float
-    weight: str = "normal"
-    swatch: str = ""
-
-
-def _legend(panels: Sequence[Panel], detail: Detail, width: float) -> list[_Line]:
+def _legend(panels: Sequence[Panel], detail: Detail, width: float) -> list[Line]:
     """Explains the marks that the panels hold, with the totals of the whole figure."""
     cells = [cell for panel in panels for cell in panel.cells]
     scored = [cell for cell in cells if cell.trials]
@@ -353,86 +292,15 @@ def _legend(panels: Sequence[Panel], detail: Detail, width: float) -> list[_Line
     if detail != "full" and scored:
         low, high = min(cell.trials for cell in cells), max(cell.trials for cell in cells)
         entries.append(("", f"n = {low} in every cell" if low == high else f"n = {low} to {high} in a cell"))
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for swatch, text in entries:
-        wrapped = _wrap(text, 8, "normal", width - 0.3)
-        lines += [_Line(line, 8, "normal", (swatch if k == 0 else "indent") if swatch else "") for k, line in enumerate(wrapped)]
+        wrapped = wrap(text, 8, "normal", width - 0.3)
+        lines += [Line(line, 8, "normal", (swatch if k == 0 else "indent") if swatch else "") for k, line in enumerate(wrapped)]
     return lines
 
 
-def _wrapped(blocks: Sequence[tuple[str, float, str]], width: float) -> list[_Line]:
-    return [_Line(line, size, weight) for text, size, weight in blocks if text for line in _wrap(text, size, weight, width)]
-
-
-def _height(lines: Sequence[_Line]) -> float:
-    return sum(line.size * LINE for line in lines)
-
-
-def _write_lines(picture: "Figure", lines: Sequence[_Line], x: float, top: float) -> None:
-    from matplotlib.patches import Polygon
-
-    for line in lines:
-        middle = top - line.size * LINE / 2
-        if line.swatch in MARKS:
-            style: dict[str, Any] = {"transform": picture.dpi_scale_trans, "linewidth": 0.5, **MARKS[line.swatch]}
-            corner = [(x, middle - 0.05), (x, middle + 0.05), (x + 0.2, middle + 0.05), (x + 0.2, middle - 0.05)]
-            if line.swatch != "empty":
-                corner.pop(0 if line.swatch == "lost" else 1)
-            picture.add_artist(Polygon(corner, **style))
-        picture.text(
-            x + (0.3 if line.swatch else 0),
-            middle,
-            line.text,
-            fontsize=line.size,
-            fontweight=line.weight,
-            color=INK if line.weight == "bold" else SOFT,
-            va="center",
-            transform=picture.dpi_scale_trans,
-            parse_math=False,
-        )
-        top -= line.size * LINE
-
-
-def _wrap(text: str, size: float, weight: str, width: float) -> list[str]:
-    """Lines no wider than `width` inches, broken where it hurts least."""
-
-    def fits(line: str) -> bool:
-        return _width(line.strip(), size, weight) <= width
-
-    lines = [""]
-    for piece in _pieces(text, fits):
-        if lines[-1] and not fits(lines[-1] + piece):
-            lines.append("")
-        lines[-1] += piece
-    return [line.strip().removesuffix(SEPARATOR.rstrip()) for line in lines]
-
-
-def _pieces(text: str, fits: Callable[[str], bool], breaks: Sequence[str] = ("·", r"\s", "-/_,")) -> Iterator[str]:
-    """The text in pieces that fit: between facts if that will do, or else words, parts of words, characters."""
-    if not breaks:
-        yield from text
-        return
-    for piece in re.findall(f"[^{breaks[0]}]*[{breaks[0]}]+\\s*|[^{breaks[0]}]+", text):
-        if fits(piece):
-            yield piece
-        else:
-            yield from _pieces(piece, fits, breaks[1:])
-
-
-@lru_cache(maxsize=4096)
-def _width(text: str, size: float, weight: str = "normal") -> float:
-    """Inches that a text takes, with room for another font: SVG viewers take their own where DejaVu Sans is not installed."""
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.font_manager import FontProperties
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        width, _, _ = RendererAgg(1, 1, 720).get_text_width_height_descent(text, FontProperties(size=size, weight=weight), ismath=False)
-    return float(width) / 720 * 1.03
-
-
 def _upright(grid: _Grid, sizes: _Sizes) -> bool:
-    return max(_width(label, 8) for label in grid.length_labels) > 0.95 * sizes.width
+    return max(width_of(label, 8) for label in grid.length_labels) > 0.95 * sizes.width
 
 
 def _every(cell: float, across: bool) -> int:
@@ -441,17 +309,12 @@ def _every(cell: float, across: bool) -> int:
 
 
 def _ticks_height(grid: _Grid, sizes: _Sizes) -> float:
-    return max(_width(label, 8) for label in grid.length_labels) if _upright(grid, sizes) else 8 * LINE
+    return max(width_of(label, 8) for label in grid.length_labels) if _upright(grid, sizes) else 8 * LINE
 
 
 def _clean(panel: Panel) -> Panel:
     """The panel with text that can be drawn."""
     return Panel(title=printable(panel.title), cells=panel.cells, notes=[printable(note) for note in panel.notes])
-
-
-def printable(text: str) -> str:
-    """One line without what a terminal would obey, XML cannot hold or UTF-8 cannot write."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
-from niah.report.heatmap import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
+from niah.report.labels import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
 from niah.report.stats import EFFECTIVE_RECALL, Cell, Facts, Results, Series, Summary, Where, aggregate, summarise
 from niah.trial import Record, fingerprint
 

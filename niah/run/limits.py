@@ -17,9 +17,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """Up to `attempts` tries; waits are drawn evenly from 0 to base * 2^tries (full jitter), unless the server names one."""
+    """Up to `attempts` tries; waits are drawn evenly from 0 to base * 2^tries (full jitter), unless the server names one.
+
+    `attempts_to_connect` is the smaller number of tries for a server that cannot even be reached, where there is one.
+    """
 
     attempts: int = 6
+    attempts_to_connect: int | None = None
     base_seconds: float = 0.5
     longest_seconds: float = 30.0
     longest_asked_seconds: float = 120.0
@@ -27,10 +31,11 @@ class Patience:
 
     def wait_seconds(self, error: RetryableError, tries: int) -> float | None:
         """How long to wait after the `tries`-th failure; None: give up."""
-        if tries >= self.attempts:
+        attempts = self.attempts if self.attempts_to_connect is None or error.kind != "connection" else self.attempts_to_connect
+        if tries >= attempts:
             return None
         if error.wait_seconds is not None:
-            # A server that wants more than this is out of order for the run; a wait of zero still lets others go first.
+            # A server that wants more than this is out of order for the run; the jitter lets its callers come back one by one.
             return None if error.wait_seconds > self.longest_asked_seconds else error.wait_seconds + self.jitter() * self.base_seconds
         return self.jitter() * min(self.longest_seconds, self.base_seconds * 2**tries)
 

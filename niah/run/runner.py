@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,6 +17,8 @@ HOPELESS_FAILURES = 8
 """So many trials in a row without one answer, and the model counts as out of reach."""
 REFUSED_AT_FIRST = 3
 """So many requests refused before there is any answer, and it is not the single trial that is wrong."""
+CONNECTING_AT_FIRST = 3
+"""So many tries to reach a server that has not answered yet: a wrong address shows within seconds."""
 
 
 class Progress(Protocol):
@@ -33,20 +35,26 @@ class Truncation:
     """Notices prompts that a server cut without saying so, by the input tokens that it reports.
 
     Servers count in tokens of their own, so what is compared is the ratio to the planned count, corpus by corpus: well
-    below the highest ratio seen so far, the prompt did not arrive whole. No text has over `most_characters` a token.
+    below the highest ratio seen so far, the prompt did not arrive whole. Of the count from which others are judged,
+    `added_tokens` may be the server's own words, which weigh more in a short prompt. No text has over `most_characters` a token.
     """
 
     most_characters: float = 8.0
     least_share: float = 0.8
+    added_tokens: int = 64
     _highest: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, corpus: str, tokens: int, reply: Reply) -> None:
+        """Take an answer, of this session or an earlier one, as an example."""
+        ratio = ((reply.usage.input or 0) - self.added_tokens) / tokens
+        self._highest[corpus] = max(ratio, self._highest.get(corpus, 0.0))
 
     def happened(self, trial: Trial, tokens: int, characters: int, reply: Reply) -> bool:
         reported = reply.usage.input
         if not reported:
             return False
-        ratio = reported / tokens
-        highest = self._highest[trial.corpus] = max(ratio, self._highest.get(trial.corpus, 0.0))
-        return ratio < self.least_share * highest or characters > self.most_characters * reported
+        self.learn(trial.corpus, tokens, reply)
+        return reported / tokens < self.least_share * self._highest[trial.corpus] or characters > self.most_characters * reported
 
 
 class Runner:
@@ -64,6 +72,7 @@ class Runner:
         progress: Progress,
         stop: asyncio.Event,
         patience: Patience | None = None,
+        truncation: Truncation | None = None,
     ):
         self._model = model
         self._backend = backend
@@ -74,7 +83,7 @@ class Runner:
         self._progress = progress
         self._stop = stop
         self._patience = patience or Patience()
-        self._truncation = Truncation()
+        self._truncation = truncation or Truncation()
         self._failures = 0
         self._answered = False
 
@@ -115,7 +124,8 @@ class Runner:
     async def _trial(self, trial: Trial) -> None:
         prompt = self._make(trial)
         try:
-            reply = await patiently(lambda: self._backend.ask(prompt), self._patience, self._stop)
+            patience = self._patience if self._answered else replace(self._patience, attempts_to_connect=CONNECTING_AT_FIRST)
+            reply = await patiently(lambda: self._backend.ask(prompt), patience, self._stop)
         except FatalError:
             raise
         except ProviderError as error:

@@ -5,6 +5,8 @@ a crash was never counted as done; it is cut off when the folder is opened for w
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from niah.errors import IncompleteError, UsageError
+from niah.errors import IncompleteError, NiahError, UsageError
 from niah.trial import FORMAT, Record
 
 TRIALS = "trials.jsonl"
@@ -50,11 +52,15 @@ def describe(folder: Path) -> dict[str, Any]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
 class Store:
@@ -78,7 +84,7 @@ class Store:
             raise UsageError(f"another niah is writing to {self.folder}: wait for it, or choose another --out") from None
         except OSError as error:
             self._lock.release()
-            raise UsageError(f"{self.folder} cannot be written: {error.strerror}") from None
+            raise _unwritable(self.folder, error) from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -94,7 +100,7 @@ class Store:
             try:
                 write_whole(path, _pretty({**description, "created": _now()}))
             except OSError as error:
-                raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+                raise _unwritable(path, error) from None
             return
         there = describe(self.folder)
         differences = [
@@ -151,7 +157,8 @@ class Store:
                 written += os.pwrite(self._file, content[written:], self._size + written)
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            with contextlib.suppress(OSError):  # what cannot even be cut off now is cut off by the next Store
+                os.ftruncate(self._file, self._size)
             return IncompleteError(f"{self.folder / TRIALS} cannot be written ({error.strerror}): make room and run the same command again")
         self._size += len(content)
         return None
@@ -170,6 +177,14 @@ class Store:
         if end < size:
             os.ftruncate(self._file, end)
         return end
+
+
+def _unwritable(path: Path, error: OSError) -> NiahError:
+    """A full disk is no mistake of the command; everything else is a place where nothing can be written."""
+    what = f"{path} cannot be written: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return IncompleteError(f"{what}. Make room and run the same command again")
+    return UsageError(what)
 
 
 def _pretty(value: Mapping[str, Any]) -> bytes:

@@ -3,20 +3,21 @@
 import asyncio
 import platform
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from niah import __version__
 from niah.backends import Backend, open_backend
 from niah.config import Experiment
-from niah.errors import NiahError, UsageError
+from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
 from niah.report.stats import Results, plan_counts
 from niah.run.plan import Materials, Plan, gather
-from niah.run.runner import Progress, Runner
+from niah.run.runner import Progress, Runner, Truncation
 from niah.run.store import Store, describe, read
 from niah.task.needles import NeedleSet
 from niah.task.prompt import resolve_cue
@@ -116,30 +117,35 @@ def about(folder: Path) -> dict[str, str]:
 
 def conclude(folder: Path, *, planned: Mapping[Any, int], stopped: NiahError | None, interrupted: bool) -> Swept:
     """Write the reports of what is there, and count what is not."""
-    failed = sum(1 for _ in _failed(folder))
-    if next(read(folder), None) is None:
-        return Swept(
-            folder=folder, results=None, files=(), missing=sum(planned.values()), failed=failed, stopped=stopped, interrupted=interrupted
-        )
-    written = report.write(read(folder), folder, planned=planned, about=about(folder))
-    missing = sum(summary.missing or 0 for summary in written.results.summaries.values())
-    return Swept(
+    state = _state(folder)
+    swept = Swept(
         folder=folder,
-        results=written.results,
-        files=tuple(written.files),
-        missing=missing,
-        failed=failed,
+        results=None,
+        files=(),
+        missing=max(0, sum(planned.values()) - len(state)),
+        failed=sum(not done for done in state.values()),
         stopped=stopped,
         interrupted=interrupted,
     )
+    if not state:
+        return swept
+    try:
+        written = report.write(read(folder), folder, planned=planned, about=about(folder))
+    except IncompleteError:
+        if stopped is None and not interrupted:
+            raise
+        return swept  # what stopped the sweep, a full disk say, is the news
+    missing = sum(summary.missing or 0 for summary in written.results.summaries.values())
+    return replace(swept, results=written.results, files=tuple(written.files), missing=missing)
 
 
-def _failed(folder: Path) -> Iterator[tuple[str, str]]:
-    """(model, key) of the trials whose last word is a failure that a resume would ask again."""
+def _state(folder: Path) -> dict[tuple[str, str], bool]:
+    """For each (model, key) that was asked whether it is done; if not, a resume asks it again."""
     state: dict[tuple[str, str], bool] = {}
     for record in read(folder):
-        state[record.model, record.trial.key] = record.error is not None and record.error.kind not in PERMANENT
-    return (identity for identity, failed in state.items() if failed)
+        identity = (record.model, record.trial.key)
+        state[identity] = state.get(identity, False) or _done(record)
+    return state
 
 
 def _done(record: Record) -> bool:
@@ -159,28 +165,29 @@ class _Session:
     async def ask_all(self) -> tuple[NiahError | None, bool]:
         """(What stopped it, whether it was interrupted)."""
         stop = asyncio.Event()
-        interrupts = _listen(stop, self.progress)
-        done = {(record.model, record.trial.key) for record in read(self.store.folder) if _done(record)}
+        interrupts = _Interrupts(stop, self.progress)
+        state, truncation = _state(self.store.folder), self._truncation()
         try:
             for model in self.backends:
-                await self._ask(model, done, stop)
+                await self._ask(model, state, truncation[model], stop)
                 if stop.is_set():
                     break
         except NiahError as error:
             return error, False
         except asyncio.CancelledError:
-            if not interrupts:
+            if not interrupts.count:
                 raise
         finally:
+            interrupts.cancel_nothing_more()
             await self.store.flush()
             for backend in self.backends.values():
                 await backend.close()
             self.progress.end()
-        return None, bool(interrupts)
+        return None, interrupts.count > 0
 
-    async def _ask(self, model: str, done: set[tuple[str, str]], stop: asyncio.Event) -> None:
+    async def _ask(self, model: str, state: Mapping[tuple[str, str], bool], truncation: Truncation, stop: asyncio.Event) -> None:
         plan, backend, cues = self.plan, self.backends[model], self.cues[model]
-        self.progress.begin(model, plan.count(cues), sum(1 for name, _ in done if name == model))
+        self.progress.begin(model, plan.count(cues), sum(done for (name, _), done in state.items() if name == model))
         runner = Runner(
             model,
             backend,
@@ -190,27 +197,45 @@ class _Session:
             store=self.store,
             progress=self.progress,
             stop=stop,
+            truncation=truncation,
         )
-        missing = (trial for trial in plan.trials(cues) if (model, trial.key) not in done)
-        await runner.run(missing, plan.experiment.concurrency or backend.concurrency)
+        new = (trial for trial in plan.trials(cues) if (model, trial.key) not in state)
+        failed = (trial for trial in plan.trials(cues) if state.get((model, trial.key)) is False)
+        # What failed before comes last: where it fails again, it does not keep the rest from being asked.
+        await runner.run(chain(new, failed), plan.experiment.concurrency or backend.concurrency)
+
+    def _truncation(self) -> dict[str, Truncation]:
+        """For each model what its earlier answers say of how the server counts."""
+        known = {model: Truncation() for model in self.backends}
+        for record in read(self.store.folder):
+            if record.reply is not None and record.model in known:
+                known[record.model].learn(record.trial.corpus, record.tokens, record.reply)
+        return known
 
 
-def _listen(stop: asyncio.Event, progress: Progress) -> list[int]:
-    """Take interrupts: the first lets what is in flight finish, the second cancels it. Returns the list of those received."""
-    received: list[int] = []
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+class _Interrupts:
+    """Takes interrupts: the first lets what is in flight finish, the second cancels it, and further ones change nothing."""
 
-    def on_signal(number: int) -> None:
-        received.append(number)
-        stop.set()
-        if len(received) == 1:
-            progress.note("interrupted: waiting for the answers in flight (press Ctrl-C again to leave them)")
-        elif main is not None:
-            main.cancel()
+    def __init__(self, stop: asyncio.Event, progress: Progress):
+        self.count = 0
+        self._stop = stop
+        self._progress = progress
+        self._asking = asyncio.current_task()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                asyncio.get_running_loop().add_signal_handler(number, self._take)
+            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread: Ctrl-C then stops at once
+                break
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, on_signal, number)
-        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread: Ctrl-C then stops at once
-            break
-    return received
+    def cancel_nothing_more(self) -> None:
+        """From now on answers are only being written."""
+        self._asking = None
+
+    def _take(self) -> None:
+        self.count += 1
+        self._stop.set()
+        if self.count == 1:
+            self._progress.note("interrupted: waiting for the answers in flight (press Ctrl-C again to leave them)")
+        elif self._asking is not None:
+            self._asking.cancel()
+            self._asking = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from niah.errors import CorpusError, did_you_mean
+from niah.task.english import NUMBER_FORMS, PHRASE_FORMS
 from niah.task.seeded import Draw
 
 Value: TypeAlias = str | int | float
@@ -22,6 +23,7 @@ Template: TypeAlias = tuple[str | Slot, ...]
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)$")
+_DOUBLE_STOP = re.compile(r"(?<!\.)\.\.(?!\.)")  # a sentence that ends in "Inc." has its full stop already
 _NAME = re.compile(r"[a-z_][a-z0-9_]*$")
 
 
@@ -135,6 +137,8 @@ class _Document:
     def sentence(self, template: Template) -> str:
         self.bound = {}
         text = self.expand(template)
+        if ".." in text:
+            text = _DOUBLE_STOP.sub(".", text)
         return text[:1].upper() + text[1:]
 
     def expand(self, template: Template) -> str:
@@ -256,99 +260,16 @@ def _bind(name: str, slot: Slot) -> Slot:
 
 
 def _modify(slot: Slot, modifier: str, where: str) -> Slot:
-    if modifier in _MODIFIERS:
-        change = _MODIFIERS[modifier]
+    if modifier in PHRASE_FORMS:
+        change = PHRASE_FORMS[modifier]
         return lambda document: change(str(slot(document)))
-    if modifier in _NUMBER_MODIFIERS:
-        spell = _NUMBER_MODIFIERS[modifier]
+    if modifier in NUMBER_FORMS:
+        spell = NUMBER_FORMS[modifier]
         return lambda document: spell(int(_number(slot(document))))
     if re.fullmatch(r",?(\.\d+f?)?", modifier):
         spec = modifier if not modifier.startswith((".", ",.")) or modifier.endswith("f") else modifier + "f"
         return lambda document: format(_number(slot(document)), spec)
-    raise CorpusError(
-        f"{where}: unknown modifier {modifier!r}; {did_you_mean(modifier, [*_MODIFIERS, *_NUMBER_MODIFIERS, ',', '.1', ',.1'])}"
-    )
-
-
-def _article(phrase: str) -> str:
-    word = phrase.split(maxsplit=1)[0].lower() if phrase.split() else ""
-    vowel = word[:1] in "aeiou" and not re.match(r"(uni([^nm]|$)|use|usu|usa|eu|one\b|once|ubiq|uter|util)", word)
-    vowel = vowel or bool(re.match(r"(hour|honou?r|heir|honest|8|1[18](\D|$))", word))
-    return f"{'an' if vowel else 'a'} {phrase}"
-
-
-def _plural(phrase: str) -> str:
-    if re.search(r"(s|x|z|ch|sh)$", phrase):
-        return phrase + "es"
-    if re.search(r"[^aeiou]y$", phrase):
-        return phrase[:-1] + "ies"
-    return phrase + "s"
-
-
-def _possessive(phrase: str) -> str:
-    return phrase + ("'" if phrase.endswith("s") else "'s")
-
-
-_MODIFIERS: dict[str, Callable[[str], str]] = {
-    "a": _article,
-    "cap": lambda phrase: phrase[:1].upper() + phrase[1:],
-    "lower": str.lower,
-    "plural": _plural,
-    "poss": _possessive,
-    "title": lambda phrase: " ".join(word[:1].upper() + word[1:] for word in phrase.split(" ")),
-    "upper": str.upper,
-}
-
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
-
-
-def _words(number: int) -> str:
-    if number < 0:
-        return "minus " + _words(-number)
-    if number < 20:
-        return _SMALL[number]
-    if number < 100:
-        return _TENS[number // 10] + (f"-{_SMALL[number % 10]}" if number % 10 else "")
-    if number < 1000:
-        return f"{_SMALL[number // 100]} hundred" + (f" and {_words(number % 100)}" if number % 100 else "")
-    return f"{number:,}"
-
-
-def _ordinal(number: int) -> str:
-    head, dash, tail = _words(number).rpartition("-")
-    tail = _ORDINALS.get(tail) or (tail[:-1] + "ieth" if tail.endswith("y") else tail + "th")
-    return head + dash + tail
-
-
-def _nth(number: int) -> str:
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
-_NUMBER_MODIFIERS: dict[str, Callable[[int], str]] = {"words": _words, "ordinal": _ordinal, "nth": _nth}
+    raise CorpusError(f"{where}: unknown modifier {modifier!r}; {did_you_mean(modifier, [*PHRASE_FORMS, *NUMBER_FORMS, ',', '.1', ',.1'])}")
 
 
 def _kind(table: Mapping[str, Any], compile_: _Compiler) -> Kind:

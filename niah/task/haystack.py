@@ -36,7 +36,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """A haystack with its needles; `tokens` is the count of before + context + after."""
+    """A haystack with its needles; `tokens` is the count of the whole prompt."""
 
     context: str
     tokens: int
@@ -85,20 +85,21 @@ class Haystack:
         self.text = "".join(texts)
         self._add_up(joints)
 
-    def fill(self, inserts: Sequence[Insert], *, before: str, after: str, tokens: int) -> Filled:
-        """The longest beginning of the stream with which before + context + after has at most `tokens` tokens.
+    def fill(self, inserts: Sequence[Insert], *, before: str, after: str, tokens: int, elsewhere: int = 0) -> Filled:
+        """The longest beginning of the stream with which before + context + after, and `elsewhere`, have at most `tokens` tokens.
 
         Adding the next sentence would pass `tokens`. Raises CorpusTooShort when there is no next sentence, UsageError when
         the inserts are longer than the text that is left for the haystack.
         """
         self.read(tokens)
-        overhead = self._tokenizer.count(before + after) + sum(self._tokenizer.count(insert.text) for insert in inserts)
+        needed = sum(self._tokenizer.count(insert.text) for insert in inserts)
+        overhead = elsewhere + self._tokenizer.count(before + after) + needed
         fits, exceeds = -1, len(self._ends)
         best = 0
         guess = bisect_right(self._before, tokens - overhead) - 1
         while exceeds - fits > 1:
             guess = max(fits + 1, min(guess, exceeds - 1))
-            count = self._count(before, self._place(inserts, guess), self._ends[guess], after)
+            count = elsewhere + self._count(before, self._place(inserts, guess), self._ends[guess], after)
             if count <= tokens:
                 fits, best = guess, count
             else:
@@ -107,13 +108,13 @@ class Haystack:
         if exceeds == len(self._ends):
             have = self._before[-1] if self._before else 0
             raise CorpusTooShort(
-                f"corpus {self._corpus.name!r} holds {have:,} tokens, too few for a prompt of {tokens:,}: ask for shorter lengths or give it more text"
+                f"corpus {self._corpus.name!r} holds {have:,} tokens, too few for a prompt of {tokens:,}: "
+                "ask for shorter lengths, or give it more text"
             )
-        needed = sum(self._tokenizer.count(insert.text) for insert in inserts)
         if fits < 0 or self._before[fits] < needed:
             raise UsageError(
-                f"a prompt of {tokens:,} tokens leaves {max(0, tokens - overhead):,} for the haystack, less than its needles ({needed:,}) or its "
-                f"first sentence: ask for lengths of at least {2 * overhead + 100:,}"
+                f"a prompt of {tokens:,} tokens leaves {max(0, tokens - overhead):,} for the haystack, less than its needles ({needed:,}) "
+                f"or its first sentence: ask for lengths of at least {overhead + needed + 100:,}"
             )
         return self._fill(inserts, fits, best)
 

@@ -7,6 +7,8 @@ Such a safe place is one between a letter and a single blank that a letter follo
 
 import re
 import tempfile
+import zipfile
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -96,6 +98,6 @@ class Measures:
                 split = {name: np.split(arrays[name], np.cumsum(arrays[f"{name}_sizes"])[:-1]) for name in self._FIELDS}
                 for i, number in enumerate(arrays["numbers"].tolist()):
                     self._known[number] = Measure(**{name: split[name][i] for name in self._FIELDS})
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             self._known = {}
         self._saved = len(self._known)

@@ -93,7 +93,7 @@ class PromptMaker:
         fixed = self._tokenizer.count(self._template.system) + (self._tokenizer.count(CUE) if trial.cue == "prefill" else 0)
         inserts = [Insert(text=needle.text, depth=depth) for needle, depth in zip(needles, trial.depths, strict=True)]
         inserts += _distractors(trial, needles)
-        filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.length - fixed)
+        filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.length, elsewhere=fixed)
         placements = (
             Placement(needle=id_, asked=depth, actual=placed.depth, token=placed.token)
             for id_, depth, placed in zip(trial.needles, trial.depths, filled.placed, strict=False)
@@ -105,7 +105,7 @@ class PromptMaker:
             cue=CUE if trial.cue != "off" else "",
             cue_mode=trial.cue,
             layout=self._template.user,
-            tokens=filled.tokens + fixed,
+            tokens=filled.tokens,
             placements=tuple(placements),
             sampling=trial.sampling,
         )

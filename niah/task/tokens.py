@@ -67,7 +67,7 @@ def niah_8k_encoding() -> Any:
     """The `tiktoken.Encoding` of niah-8k, special tokens included (ids 8184 to 8191)."""
     import tiktoken
 
-    # Not tiktoken's own loader: it keeps a copy under the path's hash in a shared temporary folder and would serve that when the file changes.
+    # Not tiktoken's own loader: it keeps a copy in a shared temporary folder, and would serve that when the file has changed.
     lines = (line.split() for line in _NIAH_8K.read_bytes().splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     special = {token: NIAH_8K_RANKS + i for i, token in enumerate(NIAH_8K_SPECIAL)}
@@ -94,8 +94,8 @@ def _tiktoken(name: str) -> Tokenizer:
         encoding = tiktoken.get_encoding(name)
     except Exception as error:  # tiktoken lets through whatever requests raises
         raise UsageError(
-            f"tokenizer {name!r}: its rank file is neither cached nor reachable ({type(error).__name__}). Run once where there is a network, with "
-            f"TIKTOKEN_CACHE_DIR set to a folder that you then copy here; or use --tokenizer niah-8k, which works offline."
+            f"tokenizer {name!r}: its rank file is neither cached nor reachable ({type(error).__name__}). Run once where there is a "
+            "network, with TIKTOKEN_CACHE_DIR set to a folder that you then copy here; or use --tokenizer niah-8k, which works offline."
         ) from None
     fingerprint = hashlib.sha256(f"tiktoken {name} {encoding.n_vocab}".encode()).hexdigest()[:16]
     return _Encoding(name, fingerprint, True, encoding.encode_ordinary)

@@ -24,12 +24,12 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _SEED = 20
-_WORDS = (
-    "the of and to in a is was for on with as by at from that it which be or are this an not have has were had they their its been also "
-    "more one two first new other year years time people state company court patient study report house river city school music book "
-    "water light system number during between after before under over within three four small large high low found made used given "
-    "according including because however although several together agreement treatment property government history increase section"
-).split()
+_WORDS = """
+the of and to in a is was for on with as by at from that it which be or are this an not have has were had they their its been also
+more one two first new other year years time people state company court patient study report house river city school music book
+water light system number during between after before under over within three four small large high low found made used given
+according including because however although several together agreement treatment property government history increase section
+"""
 _ENDINGS = ("", "", "", "s", "ed", "ing", "er", "ly", "ment", "tion", "al", "ness")
 
 
@@ -46,9 +46,9 @@ def overhead(messages: Sequence[Mapping[str, str]]) -> int:
 
 def _text() -> Iterator[str]:
     """Sentences that are nearly English, for the merges of the BPE."""
-    draw = random.Random(_SEED)
+    draw, known = random.Random(_SEED), _WORDS.split()
     for _ in range(4000):
-        words = [draw.choice(_WORDS) + draw.choice(_ENDINGS) for _ in range(draw.randint(4, 16))]
+        words = [draw.choice(known) + draw.choice(_ENDINGS) for _ in range(draw.randint(4, 16))]
         if draw.random() < 0.3:
             words[draw.randrange(len(words))] = str(draw.randint(1, 2100))
         yield f"{words[0].capitalize()} {' '.join(words[1:])}. "

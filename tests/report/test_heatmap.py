@@ -15,7 +15,8 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 
-from niah.report.heatmap import DPI, Panel, depth_labels, draw, figure, length_label, length_labels, recall_label
+from niah.report.heatmap import DPI, Panel, draw, figure
+from niah.report.labels import depth_labels, length_label, length_labels, recall_label
 from niah.report.stats import aggregate, plan_counts
 from niah.trial import Record
 from tests.report.records import grid, record, trial
