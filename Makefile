@@ -18,7 +18,15 @@ types: .venv/tested
 	$(BIN)/pyright
 
 pytest: .venv/tested
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+# The environment of the real servers that tests/peers talk to; without it these tests are skipped and say so.
+peers: .venv-peers/installed
+
+.venv-peers/installed: peers-constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint peers-constraints.txt torch 'transformers[serving]' accelerate
+	@touch $@
 
 bench: .venv/tested
 	$(BIN)/python benchmarks/prompts.py

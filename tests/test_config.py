@@ -35,6 +35,20 @@ def test_the_protocols_have_their_published_sizes() -> None:
     assert ablation.cue == ("off", "user", "prefill")
 
 
+@pytest.mark.parametrize("name", ["anthropic", "classic", "cue-ablation"])
+def test_the_costs_in_the_comments_are_right(name: str) -> None:
+    """Each config's comment says how many tokens it asks and what that costs at $3 per million."""
+    path = resources.find("configs", name)
+    assert path
+    comment = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    experiment = load_experiment(name, {})
+    prompts = len(experiment.depths) * experiment.reshuffles * len(experiment.cue)
+    tokens = sum(experiment.lengths) * prompts
+    assert f"{prompts * len(experiment.lengths):,} prompts" in comment
+    assert f"{tokens / 1e6:.1f} million input tokens" in comment
+    assert f"${tokens * 3 / 1e6:.0f}" in comment
+
+
 @pytest.mark.parametrize(
     ("given", "tokens"), [("4k", 4000), ("1M", 1_000_000), ("1.5k", 1500), (128000, 128_000), ("32_000", 32_000), ("2m", 2_000_000)]
 )

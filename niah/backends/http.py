@@ -24,7 +24,8 @@ _OVERFLOW = re.compile(
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model\b(?! turn).{0,80}(not found|does not exist|not exist|unknown|invalid|no such|not supported)|(unknown|invalid|no such) model",
+    r"model\b(?! turn).{0,80}(not found|does not exist|not exist|unknown|invalid|no such|not supported)|(unknown|invalid|no such) model|"
+    r"pinned to",  # transformers serve
     re.IGNORECASE,
 )
 _CONNECT_SECONDS = 10.0

@@ -5,13 +5,14 @@ because real servers refuse fields that they do not know.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from niah.backends.http import Sender
-from niah.errors import BadResponse, RetryableError, UsageError
+from niah.errors import BadRequest, BadResponse, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Stop, Usage
 
 _STOPS: Mapping[str, Stop] = {
@@ -113,7 +114,12 @@ class ChatBackend:
         self.cues: frozenset[Cue] = frozenset(("off", "user", "prefill") if dialect.prefill else ("off", "user"))
 
     async def ask(self, prompt: Prompt) -> Reply:
-        body, seconds = await self._sender.post("/chat/completions", request(prompt, self._model, self._dialect))
+        try:
+            body, seconds = await self._sender.post("/chat/completions", request(prompt, self._model, self._dialect))
+        except BadRequest as error:
+            if prompt.cue_mode != "prefill":
+                raise
+            raise BadRequest(f"{error} Perhaps this server does not go on with an assistant's turn: try --cue user.") from None
         if not isinstance(body, dict):
             raise BadResponse(f"the server answered JSON that is no chat completion: {str(body)[:100]}")
         return reply(body, seconds)
@@ -137,15 +143,20 @@ def open_server(name: str, *, base_url: str | None, timeout_seconds: float) -> C
     return _open(name, SERVER, base_url, os.environ.get("NIAH_SERVER_KEY", ""), timeout_seconds)
 
 
-def _open(name: str, dialect: Dialect, base_url: str, key: str, timeout_seconds: float) -> ChatBackend:
+def _is_address(base_url: str) -> bool:
     try:
         parts = urlsplit(base_url)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and re.search(r"[\s\x00-\x1f]", base_url) is None
+        )
     except ValueError:
-        fine = False
-    if not fine or not base_url.isprintable() or " " in base_url:
+        return False
+
+
+def _open(name: str, dialect: Dialect, base_url: str, key: str, timeout_seconds: float) -> ChatBackend:
+    if not _is_address(base_url):
         raise UsageError(f"--base-url {base_url!r} is no address: write it as http://HOST:PORT/v1")
-    if "@" in parts.netloc:
+    if "@" in urlsplit(base_url).netloc:
         raise UsageError("--base-url holds a user name or a password, which would stand in files and logs: keys come from the environment")
     key = key.strip()
     if not key.isascii() or not key.isprintable():

@@ -17,16 +17,19 @@ Scorers = Annotated[list[str], typer.Option("--scorer", help="contains, exact, a
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the files go.", show_default="the run's folder; the first one's of several")
+        Path | None, typer.Option(help="Where the files go.", show_default="the run's folder; report/ beside the first of several")
     ] = None,
     scorer: Annotated[str | None, typer.Option(help="Report this scorer.", show_default="each run's first")] = None,
 ) -> None:
-    """Write heatmaps, cells.csv and summary.json of runs, and print their recall with intervals."""
+    """Draw and print the results of runs.
+
+    Writes heatmaps, cells.csv and summary.json, and prints recall with 95% intervals.
+    """
     from rich.console import Console
 
     from niah.run.rescore import report_runs
 
-    written = report_runs(runs, out or runs[0], scorer=scorer)
+    written = report_runs(runs, out or (runs[0] if len(runs) == 1 else runs[0].parent / "report"), scorer=scorer)
     show(written.results, written.files, Console(highlight=False))
 
 
@@ -36,7 +39,10 @@ def rescore(
     judge: Annotated[str | None, typer.Option("--judge", help="The model that judges, never the one that was tested.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Where a server/ judge answers.")] = None,
 ) -> None:
-    """Score the stored answers of a run anew; the scorers named come first, the others are kept behind them."""
+    """Score the stored answers of a run anew.
+
+    The scorers named come first, so that reports show them; older scores are kept behind.
+    """
     from rich.console import Console
 
     from niah.run.rescore import rescore_run

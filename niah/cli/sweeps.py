@@ -64,8 +64,9 @@ def sweep(
     concurrency: Concurrency = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="a dated one under results/")] = None,
 ) -> None:
-    """Ask models for needles over a grid of lengths and depths, and draw the heatmaps.
+    """Sweep models over lengths and depths.
 
+    Asks for needles in every cell, keeps each answer, and draws the heatmaps at the end.
     The same command again resumes: only what is missing is asked.
     """
     from niah.run.sweep import choose_folder
@@ -77,8 +78,13 @@ def sweep(
     )  # fmt: skip
     console = _console()
     folder = out or choose_folder(experiment, Path("results"))
-    swept = run(experiment, folder, _progress(console))
-    raise typer.Exit(_tell(swept, console, resume=_resume_line(folder, given=out is not None)))
+    resume = _resume_line(folder, given=out is not None)
+    try:
+        swept = run(experiment, folder, _progress(console))
+    except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
+        console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(_tell(swept, console, resume=resume))
 
 
 def plan(
@@ -95,7 +101,10 @@ def plan(
     tokenizer: Tokenizer = None,
     format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
 ) -> None:
-    """Print what a sweep would ask: trials, requests, tokens, and what is not known. Asks nothing."""
+    """Say what a sweep would ask, and ask nothing.
+
+    Prints trials, requests and tokens, documents that give needles away, and what is not known.
+    """
     from niah.run.overview import overview
 
     experiment = _experiment(
@@ -142,7 +151,10 @@ def prompt(
     needle: Annotated[str | None, typer.Option(help="A needle's id.", show_default="the one that the sweep would use")] = None,
     format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
 ) -> None:
-    """Render the prompt of one trial: at the first length and depth, unless others are given."""
+    """Show the prompt of one trial.
+
+    It is the one at the first length and depth, with the needle highlighted.
+    """
     from niah.run.overview import one_prompt
 
     experiment = _experiment(

@@ -52,7 +52,7 @@ def write(
 ) -> Written:
     """Writes heatmaps, cells.csv and summary.json into `folder`.
 
-    `planned` (see `stats.plan_counts`) makes missing trials known. `about` holds facts for the title which the records do
+    `planned` (trials of the plan a cell) makes missing trials known. `about` holds facts for the title which the records do
     not know: "needles" is the name of the needle set, "corpora" and "tokenizer" replace what the trials say, and any
     other pair is added as it is.
     """

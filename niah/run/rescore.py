@@ -1,6 +1,7 @@
 """Stored answers, looked at again: reports over several runs, and other scorers."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -9,10 +10,11 @@ from pathlib import Path
 from niah.backends import Backend, open_backend
 from niah.errors import UsageError
 from niah.report import write as report
+from niah.report.stats import Where
 from niah.report.write import Written
 from niah.run.limits import Patience, patiently
 from niah.run.store import Store, describe, read
-from niah.run.sweep import about
+from niah.run.sweep import about, planned
 from niah.task.needles import NeedleSet
 from niah.task.score import Scorer, judge_question, judged, scorer
 from niah.trial import Needle, Prompt, Record, Sampling, Score
@@ -21,10 +23,13 @@ JUDGED_AT_A_TIME = 16
 
 
 def report_runs(folders: Sequence[Path], out: Path, *, scorer: str | None = None) -> Written:
-    """Reports over the records of some runs, written into `out`."""
+    """Reports over the records of some runs, written into `out`. Trials that a run's plan has and its records have not are missing."""
     needles = {about(folder)["needles"] for folder in folders}
     records = chain.from_iterable(read(folder) for folder in folders)
-    return report.write(records, out, scorer=scorer, about={"needles": ", ".join(sorted(needles))})
+    plans: Counter[Where] = Counter()
+    for folder in folders:
+        plans.update(planned(folder))
+    return report.write(records, out, scorer=scorer, planned=plans, about={"needles": ", ".join(sorted(needles))})
 
 
 def rescore_run(folder: Path, scorers: Sequence[str], *, judge: str | None = None, base_url: str | None = None) -> Written:

@@ -15,7 +15,7 @@ from niah.backends import Backend, open_backend
 from niah.config import Experiment
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
-from niah.report.stats import Results, plan_counts
+from niah.report.stats import Results, Where
 from niah.run.plan import Materials, Plan, gather
 from niah.run.runner import Progress, Runner, Truncation
 from niah.run.store import Store, describe, read
@@ -66,8 +66,15 @@ def choose_folder(experiment: Experiment, results: Path) -> Path:
     """
     mark = fingerprint(experiment.identity())[:8]
     today = results / f"{datetime.now(UTC).date().isoformat()}-{experiment.name}-{mark}"
-    unfinished = [path for path in sorted(results.glob(f"*-{mark}")) if (path / "run.json").exists() and "finished" not in describe(path)]
+    unfinished = [path for path in sorted(results.glob(f"*-{mark}")) if _unfinished(path)]
     return unfinished[-1] if unfinished and not today.exists() else today
+
+
+def _unfinished(folder: Path) -> bool:
+    try:
+        return "finished" not in describe(folder)
+    except UsageError:  # somebody's folder, or a damaged one: not ours to go on with
+        return False
 
 
 def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
@@ -79,14 +86,14 @@ def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
     plan = Plan(experiment, materials)
     backends = open_backends(experiment)
     cues = {model: cues_of(experiment, model, backend) for model, backend in backends.items()}
+    progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
     for warning in plan.check(tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
         progress.note(f"warning: {warning}")
     with Store(folder) as store:
         store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
         session = _Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress)
         stopped, interrupted = asyncio.run(session.ask_all())
-        planned = plan_counts((model, trial) for model, modes in cues.items() for trial in plan.trials(modes))
-        swept = conclude(folder, planned=planned, stopped=stopped, interrupted=interrupted)
+        swept = conclude(folder, stopped=stopped, interrupted=interrupted)
         if not swept.missing and not swept.failed:
             store.finish()
     return swept
@@ -115,14 +122,27 @@ def about(folder: Path) -> dict[str, str]:
     return {"needles": needles.name}
 
 
-def conclude(folder: Path, *, planned: Mapping[Any, int], stopped: NiahError | None, interrupted: bool) -> Swept:
+def planned(folder: Path) -> dict[Where, int]:
+    """How many trials the run's experiment has in each cell of each model and cue mode."""
+    there = describe(folder)
+    experiment = there["experiment"]
+    cells = [(length, depth) for length in experiment["lengths"] for depth in experiment["depths"]]
+    return {
+        (model, cue, length, depth): experiment["reshuffles"]
+        for model, cues in there["cues"].items()
+        for cue in cues
+        for length, depth in cells
+    }
+
+
+def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> Swept:
     """Write the reports of what is there, and count what is not."""
     state = _state(folder)
     swept = Swept(
         folder=folder,
         results=None,
         files=(),
-        missing=max(0, sum(planned.values()) - len(state)),
+        missing=max(0, sum(planned(folder).values()) - len(state)),
         failed=sum(not done for done in state.values()),
         stopped=stopped,
         interrupted=interrupted,
@@ -130,7 +150,7 @@ def conclude(folder: Path, *, planned: Mapping[Any, int], stopped: NiahError | N
     if not state:
         return swept
     try:
-        written = report.write(read(folder), folder, planned=planned, about=about(folder))
+        written = report.write(read(folder), folder, planned=planned(folder), about=about(folder))
     except IncompleteError:
         if stopped is None and not interrupted:
             raise
