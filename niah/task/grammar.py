@@ -67,9 +67,13 @@ class Grammar:
         """Compile the tables of a grammar file; CorpusError names the rule with an unknown slot or a bad number."""
         grammar = cls(name)
         for rule, words in data.get("lexicon", {}).items():
+            if "{" in words:
+                raise CorpusError(f"grammar {name}, lexicon {rule}: words hold no slots; make it a rule")
             grammar.rules[rule] = tuple((word.strip(),) for word in re.split(r"[|\n]", words) if word.strip())
         compile_ = _Compiler(grammar)
         for rule, alternatives in data.get("rules", {}).items():
+            if not isinstance(alternatives, list) or not alternatives:
+                raise CorpusError(f"grammar {name}, rule {rule}: a rule is a list of alternatives")
             grammar.rules[rule] = tuple(compile_(alternative, f"rule {rule}") for alternative in alternatives)
         grammar.kinds = tuple(_kind(table, compile_) for table in data.get("kind", []))
         if not grammar.kinds:
@@ -94,6 +98,7 @@ class _Document:
     """One document being written: its facts, and for each rule of whole sentences the deck that is left to draw from."""
 
     def __init__(self, grammar: Grammar, draw: Draw):
+        self.name = grammar.name
         self.rules = grammar.rules
         self.draw = draw
         self.facts: Env = {}
@@ -149,6 +154,8 @@ class _Document:
             return self.bound[name]
         if name in self.facts:
             return self.facts[name]
+        if name not in self.rules:
+            raise CorpusError(f"grammar {self.name}: the fact {name!r} is used before it is drawn, or in a kind that has none")
         template = self.draw.pick(self.rules[name])
         return template[0](self) if len(template) == 1 and callable(template[0]) else self.expand(template)
 

@@ -108,7 +108,7 @@ def test_builtin_documents_are_clean_prose_and_no_paragraph_comes_twice(domain: 
         paragraphs = [block for block in blocks if len(block) > 200]
         assert len(paragraphs) >= 3, number
         for paragraph in paragraphs:
-            assert paragraph[-1] in '.?!"”\':)', (number, paragraph[-80:])
+            assert paragraph[-1] in ".?!\"”':)", (number, paragraph[-80:])
             assert paragraph not in seen, (number, paragraph[:80])
             seen.add(paragraph)
     assert corpus.document(3) == open_corpus(f"builtin/{domain}").document(3)

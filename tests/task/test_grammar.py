@@ -67,6 +67,9 @@ def test_a_document_agrees_with_itself_and_uses_each_sentence_before_any_comes_a
         (('repeat = "2"', 'repeet = "2"'), "unknown key 'repeet'"),
         (('paragraphs = "1"', 'paragraphs = "x"'), "'x' is not a number or a range"),
         (('body = "body"', 'body = "bodyy"'), "unknown slot 'bodyy'"),
+        (('mill = ["{colour:a} mill", "{colour:a} granary"]', 'mill = "one"'), "rule mill: a rule is a list"),
+        (("apple green | red", "{town} red"), "lexicon colour: words hold no slots"),
+        (('name = "{town}", founded', 'name = "{founded}", founded'), "'founded' is used before it is drawn"),
         (("[[kind]]", "[[kinds]]"), "no \\[\\[kind\\]\\]"),
     ],
 )
@@ -80,7 +83,7 @@ def test_a_wrong_grammar_says_where(change: tuple[str, str], message: str) -> No
     ("form", "given", "expected"),
     [
         ("a", "hour", "an hour"), ("a", "unit", "a unit"), ("a", "uninvited guest", "an uninvited guest"), ("a", "European", "a European"),
-        ("a", "8 mile", "an 8 mile"), ("a", "18-year", "an 18-year"), ("a", "one-off", "a one-off"), ("plural", "city", "cities"),
+        ("a", "8 mile", "an 8 mile"), ("a", "18-year", "an 18-year"), ("a", "one-off", "a one-off"), ("a", "$8 million", "an $8 million"), ("plural", "city", "cities"),
         ("plural", "box", "boxes"), ("plural", "day", "days"), ("poss", "Jones", "Jones'"), ("title", "old mill", "Old Mill"),
     ],
 )  # fmt: skip
