@@ -184,6 +184,9 @@ def _explain(error: ValidationError, path: Path, text: str, given: Mapping[str, 
     if problem["type"] == "extra_forbidden":
         known = SamplingTable.model_fields if len(names) > 1 else Experiment.model_fields
         message = f"unknown key {key!r}; {did_you_mean(key, known)}"
+    elif problem["type"] == "literal_error":
+        choices: list[str] = re.findall(r"'([^']*)'", problem["msg"])
+        message = f"{problem['input']!r} is unknown; {did_you_mean(str(problem['input']), choices)}"
     elif problem["type"] == "missing":
         message = f"{key!r} is missing"
     if names and names[0] in given:

@@ -129,6 +129,8 @@ class Prompt:
     tokens: int
     placements: tuple[Placement, ...]
     sampling: Sampling
+    shared_characters: int = 0
+    """So many characters of the context stand in front of the first needle: other trials of the reshuffle share them."""
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt as chat messages; a prefilled cue is the beginning of the assistant's turn."""
@@ -149,12 +151,16 @@ def around_context(layout: str, question: str, closing: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as the provider counts them; None where it does not say. `input` includes `cached`, `output` includes `reasoning`."""
+    """Tokens as the provider counts them; None where it does not say.
+
+    `input` includes `cached` and `cache_write`, `output` includes `reasoning`.
+    """
 
     input: int | None = None
     cached: int | None = None
     output: int | None = None
     reasoning: int | None = None
+    cache_write: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +218,7 @@ class Record:
             "trial": self.trial.to_json(),
             "tokens": self.tokens,
             "placements": [asdict(placement) for placement in self.placements],
-            "reply": asdict(self.reply) if self.reply else None,
+            "reply": _reply_json(self.reply) if self.reply else None,
             "scores": [asdict(score) for score in self.scores],
             "error": asdict(self.error) if self.error else None,
             "at": self.at,
@@ -232,6 +238,13 @@ class Record:
             error=Failure(**data["error"]) if data["error"] else None,
             at=data["at"],
         )
+
+
+def _reply_json(reply: Reply) -> dict[str, Any]:
+    fields = asdict(reply)
+    if reply.usage.cache_write is None:
+        del fields["usage"]["cache_write"]
+    return fields
 
 
 def _reply(data: Mapping[str, Any]) -> Reply:

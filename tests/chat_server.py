@@ -89,6 +89,7 @@ class ChatServer:
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
+        self._dying: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     @property
@@ -125,16 +126,19 @@ class ChatServer:
 
     def stop(self) -> None:
         """Die: refuse new connections and cut the open ones."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
 
-        async def close() -> None:
-            if self._server is not None:
-                self._server.close()
-                self._server = None
-            for connection in list(self._open):
-                connection.abort()
-            await asyncio.sleep(0)
+    def die(self) -> None:
+        """The same as `stop`, to be called by `answer`: before this answer is sent, if that has a delay."""
+        self._dying = self._loop.create_task(self._close())
 
-        asyncio.run_coroutine_threadsafe(close(), self._loop).result(10)
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self._open):
+            connection.abort()
+        await asyncio.sleep(0)
 
     def wait_for(self, requests: int, *, seconds: float = 30.0, alive: Callable[[], bool] = lambda: True) -> bool:
         """Whether so many requests have come in time, and while `alive`."""

@@ -22,6 +22,10 @@ class Backend(Protocol):
     @property
     def concurrency(self) -> int: ...
 
+    def ready(self) -> None:
+        """Make sure that it can be asked at all; FatalError when its key is not in the environment."""
+        ...
+
     async def ask(self, prompt: Prompt) -> Reply:
         """The model's reply; ProviderError in one of its kinds when there is none. Never retries by itself."""
         ...

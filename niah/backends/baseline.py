@@ -24,6 +24,9 @@ class Bm25:
         text = await asyncio.to_thread(_best_sentence, prompt.context, prompt.question)
         return Reply(text=text, seconds=round(time.perf_counter() - started, 4), model="bm25")
 
+    def ready(self) -> None:
+        """Always."""
+
     async def close(self) -> None:
         """Nothing is held."""
 
@@ -33,9 +36,12 @@ def _best_sentence(context: str, question: str) -> str:
 
     candidates = sentences.split(context)
     quiet: dict[str, Any] = {"show_progress": False}
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(candidates, stopwords="en", **quiet), **quiet)
+    words: Any = bm25s.tokenize(candidates, stopwords="en", **quiet)
     wanted: Any = bm25s.tokenize(question, stopwords="en", return_ids=False, **quiet)
+    if not wanted[0] or not any(words.ids):
+        return candidates[0] if candidates else ""  # nothing but stop words: nothing to search by
+    index = bm25s.BM25()
+    index.index(words, **quiet)
     scores = index.get_scores(wanted[0])
     return candidates[int(scores.argmax())]
 

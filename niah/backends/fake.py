@@ -21,5 +21,8 @@ class FakeBackend:
         reply = self._answer(prompt)
         return reply if isinstance(reply, Reply) else await reply
 
+    def ready(self) -> None:
+        """Always."""
+
     async def close(self) -> None:
         """Nothing is held."""

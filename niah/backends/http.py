@@ -36,8 +36,9 @@ _LEAST_KEY_CHARACTERS = 12
 class Sender:
     """Posts JSON to one base URL and gives back JSON; knows the key and never shows it."""
 
-    def __init__(self, base_url: str, *, headers: Mapping[str, str], secret: str = "", timeout_seconds: float = 600):
+    def __init__(self, base_url: str, *, headers: Mapping[str, str], secret: str = "", secret_name: str = "", timeout_seconds: float = 600):
         self._base_url = base_url.rstrip("/")
+        self._secret_name = secret_name
         self._headers = {"content-type": "application/json", **headers}
         # A stand-in such as "none" or "EMPTY" is no secret, and may stand in an answer by itself.
         self._secrets = {secret, secret.replace("/", "\\/")} if len(secret) >= _LEAST_KEY_CHARACTERS else set[str]()
@@ -91,7 +92,7 @@ class Sender:
         message, everything = _message(body), body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
         what = f"{url} answered {status}: {self._shown(message).rstrip('.')}."
         if status in (401, 403):
-            return FatalError(f"{what} Check the key in the environment.", kind="credentials")
+            return FatalError(f"{what} Check the key in the environment variable {self._secret_name}.", kind="credentials")
         if status == 402 or (status == 429 and "insufficient_quota" in everything):
             return FatalError(f"{what} The account is out of funds or quota.", kind="quota")
         if status == 429:

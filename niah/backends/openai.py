@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from niah.backends.http import Sender
-from niah.errors import BadRequest, BadResponse, RetryableError, UsageError
+from niah.errors import BadRequest, BadResponse, FatalError, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Stop, Usage
 
 _STOPS: Mapping[str, Stop] = {
@@ -35,10 +35,11 @@ class Dialect:
 
     output_cap: str
     prefill: Mapping[str, Any] | None
+    needs_key: bool
 
 
-OPENAI = Dialect(output_cap="max_completion_tokens", prefill=None)
-SERVER = Dialect(output_cap="max_tokens", prefill={"continue_final_message": True, "add_generation_prompt": False})
+OPENAI = Dialect(output_cap="max_completion_tokens", prefill=None, needs_key=True)
+SERVER = Dialect(output_cap="max_tokens", prefill={"continue_final_message": True, "add_generation_prompt": False}, needs_key=False)
 
 
 def request(prompt: Prompt, model: str, dialect: Dialect) -> dict[str, Any]:
@@ -107,11 +108,16 @@ class ChatBackend:
     concurrency = 64
     preferred_cue: Cue = "user"
 
-    def __init__(self, model: str, dialect: Dialect, sender: Sender):
+    def __init__(self, model: str, dialect: Dialect, sender: Sender, *, missing_key: str = ""):
         self._model = model
+        self._missing_key = missing_key
         self._dialect = dialect
         self._sender = sender
         self.cues: frozenset[Cue] = frozenset(("off", "user", "prefill") if dialect.prefill else ("off", "user"))
+
+    def ready(self) -> None:
+        if self._missing_key:
+            raise FatalError(f"model {self._model!r} needs a key in the environment variable {self._missing_key}", kind="credentials")
 
     async def ask(self, prompt: Prompt) -> Reply:
         try:
@@ -130,17 +136,14 @@ class ChatBackend:
 
 def open_openai(name: str, *, base_url: str | None, timeout_seconds: float) -> ChatBackend:
     """OpenAI itself (or `base_url`); the key is OPENAI_API_KEY."""
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not key:
-        raise UsageError(f"model 'openai/{name}' needs a key in the environment variable OPENAI_API_KEY")
-    return _open(name, OPENAI, base_url or "https://api.openai.com/v1", key, timeout_seconds)
+    return _open(name, OPENAI, base_url or "https://api.openai.com/v1", "OPENAI_API_KEY", timeout_seconds)
 
 
 def open_server(name: str, *, base_url: str | None, timeout_seconds: float) -> ChatBackend:
     """An OpenAI-compatible server at `base_url`; its key, if it wants one, is NIAH_SERVER_KEY."""
     if not base_url:
         raise UsageError(f"model 'server/{name}' needs --base-url, as in --base-url http://127.0.0.1:8000/v1")
-    return _open(name, SERVER, base_url, os.environ.get("NIAH_SERVER_KEY", ""), timeout_seconds)
+    return _open(name, SERVER, base_url, "NIAH_SERVER_KEY", timeout_seconds)
 
 
 def _is_address(base_url: str) -> bool:
@@ -153,13 +156,14 @@ def _is_address(base_url: str) -> bool:
         return False
 
 
-def _open(name: str, dialect: Dialect, base_url: str, key: str, timeout_seconds: float) -> ChatBackend:
+def _open(name: str, dialect: Dialect, base_url: str, variable: str, timeout_seconds: float) -> ChatBackend:
     if not _is_address(base_url):
         raise UsageError(f"--base-url {base_url!r} is no address: write it as http://HOST:PORT/v1")
     if "@" in urlsplit(base_url).netloc:
         raise UsageError("--base-url holds a user name or a password, which would stand in files and logs: keys come from the environment")
-    key = key.strip()
+    key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise UsageError(f"the key of model {name!r} in the environment holds characters that no key has: copy it again")
+        raise UsageError(f"the key in the environment variable {variable} holds characters that no key has: copy it again")
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return ChatBackend(name, dialect, Sender(base_url, headers=headers, secret=key, timeout_seconds=timeout_seconds))
+    sender = Sender(base_url, headers=headers, secret=key, secret_name=variable, timeout_seconds=timeout_seconds)
+    return ChatBackend(name, dialect, sender, missing_key=variable if dialect.needs_key and not key else "")

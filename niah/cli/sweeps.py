@@ -46,7 +46,7 @@ def _experiment(config: str | None, **options: Any) -> "Experiment":
     for name in ("lengths", "depths", "cue"):
         if isinstance(options.get(name), str):
             options[name] = [part.strip() for part in options[name].split(",") if part.strip()]
-    return load_experiment(config, {name: value for name, value in options.items() if value not in (None, [])})
+    return load_experiment(config, {name: value for name, value in options.items() if value is not None})
 
 
 def sweep(
@@ -99,6 +99,8 @@ def plan(
     cue: CueMode = None,
     seed: Seed = None,
     tokenizer: Tokenizer = None,
+    concurrency: Annotated[int | None, typer.Option(hidden=True, help="Taken and not used, so that a sweep's line becomes a plan.")] = None,
+    out: Annotated[Path | None, typer.Option(hidden=True, help="Taken and not used.")] = None,
     format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
 ) -> None:
     """Say what a sweep would ask, and ask nothing.
@@ -109,7 +111,7 @@ def plan(
 
     experiment = _experiment(
         config, models=models, base_url=base_url, lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
-        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer,
+        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency,
     )  # fmt: skip
     facts = overview(experiment)
     if format is Format.json:
@@ -208,6 +210,18 @@ def _resume_line(folder: Path, *, given: bool) -> str:
     return shlex.join(words)
 
 
+def _measured(swept: "Swept") -> int:
+    """0, or 3 for a complete sweep in which a model has no trial that could be scored."""
+    assert swept.results is not None, "a complete sweep has records"
+    empty = [series.name for series, summary in swept.results.summaries.items() if not summary.trials]
+    for name in empty:
+        print(
+            f"error: no answer of {name} could be scored: see why in the table, for example a cap on the answer that is too low",
+            file=sys.stderr,
+        )
+    return 3 if empty else 0
+
+
 def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:
     """Print how a sweep ended; the exit code."""
     from niah.cli.reports import show
@@ -216,7 +230,7 @@ def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:
         show(swept.results, swept.files, console)
     problem = swept.stopped is not None or swept.interrupted or swept.missing or swept.failed
     if not problem:
-        return 0
+        return _measured(swept)
     if swept.stopped is not None:
         print(f"error: {swept.stopped}", file=sys.stderr)
     left = (
@@ -224,6 +238,8 @@ def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:
         if not swept.failed
         else f"{swept.missing:,} trials are missing, {swept.failed:,} failed"
     )
+    if swept.why and swept.stopped is None:
+        print(f"error: {swept.why}", file=sys.stderr)
     console.print(f"{left}; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
     if swept.interrupted:
         return 130

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from niah import resources
@@ -10,7 +11,7 @@ from niah.config import Experiment
 from niah.errors import UsageError, did_you_mean
 from niah.run.plan import Plan, gather
 from niah.run.sweep import cues_of, open_backends
-from niah.task.corpus import hub_names, open_corpus
+from niah.task.corpus import builtin_names, hub_names, open_corpus
 from niah.task.hub import load_sources
 from niah.task.needles import check, given_away, load_needles, set_names
 from niah.task.prompt import resolve_cue
@@ -80,8 +81,8 @@ def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) ->
 def corpora() -> list[tuple[str, str, str]]:
     """(name, what it is, licence) of every corpus: built-in ones, and those of the hub with their state on this machine."""
     rows: list[tuple[str, str, str]] = []
-    for name in hub_names():
-        rows.append((f"builtin/{name}", "built in, generated, unlimited", "MIT"))
+    for name in builtin_names():
+        rows.append((name, "built in, generated, unlimited", "MIT" if name.removeprefix("builtin/") in hub_names() else "your own"))
     for name in hub_names():
         source, snapshot = load_sources(name)[0], find_snapshot(name)
         state = (
@@ -103,7 +104,8 @@ def needle_sets() -> list[tuple[str, str]]:
             count = len(tomllib.loads(path.read_text(encoding="utf-8")).get("needle", []))
         except tomllib.TOMLDecodeError:
             count = 0
-        rows.append((name, f"{count} needles, {path}"))
+        where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else "comes with niah"
+        rows.append((name, f"{count} needle{'s' * (count != 1)}, {where}"))
     return rows
 
 

@@ -61,6 +61,12 @@ class Plan:
         self.experiment = experiment
         self.materials = materials
         self._needles = [needle.id for needle in materials.needles.needles]
+        self._sampling = experiment.sampling.typed()
+        shared = materials.fingerprints()
+        self._fingerprints = {
+            name: Fingerprints(corpus=corpus, needles=shared["needles"], tokenizer=shared["tokenizer"], template=shared["template"])
+            for name, corpus in shared["corpora"].items()
+        }
         self._dealt = deal(len(self._needles), len(experiment.lengths), len(experiment.depths), experiment.reshuffles, experiment.seed)
 
     def trials(self, cues: tuple[Cue, ...]) -> Iterator[Trial]:
@@ -98,9 +104,13 @@ class Plan:
             f"document {document!r} of corpus {corpus!r} holds all key facts of the needle {needle!r}: an answer may come from there"
             for corpus, document, needle in maker.given_away(trial for trial in self.trials(cues[:1]) if self._reads_on(trial))
         ]
-        maker.save()
         if warnings and self.experiment.strict:
             raise CorpusError(f"{warnings[0]} ({len(warnings)} such documents; strict = true)")
+        maker.save()
+        names = list(self.materials.corpora)
+        if len(names) > self.experiment.reshuffles:
+            unused = ", ".join(names[self.experiment.reshuffles :])
+            warnings.insert(0, f"{self.experiment.reshuffles} reshuffles reach only so many corpora; not used: {unused}")
         return warnings
 
     def _reads_on(self, trial: Trial) -> bool:
@@ -120,14 +130,9 @@ class Plan:
             seed=experiment.seed,
             template=materials.template.name,
             cue=cue,
-            sampling=experiment.sampling.typed(),
+            sampling=self._sampling,
             tokenizer=materials.tokenizer.name,
             haystack=experiment.haystack,
             distractors=experiment.distractors,
-            fingerprints=Fingerprints(
-                corpus=corpus.fingerprint,
-                needles=materials.needles.fingerprint,
-                tokenizer=materials.tokenizer.fingerprint,
-                template=materials.template.fingerprint,
-            ),
+            fingerprints=self._fingerprints[corpus.name],
         )

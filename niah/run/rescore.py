@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,14 +10,14 @@ from pathlib import Path
 from niah.backends import Backend, open_backend
 from niah.errors import UsageError
 from niah.report import write as report
-from niah.report.stats import Where
+from niah.report.stats import Where, where
 from niah.report.write import Written
 from niah.run.limits import Patience, patiently
 from niah.run.store import Store, describe, read
 from niah.run.sweep import about, planned
 from niah.task.needles import NeedleSet
 from niah.task.score import Scorer, judge_question, judged, scorer
-from niah.trial import Needle, Prompt, Record, Sampling, Score
+from niah.trial import Needle, Prompt, Record, Sampling, Score, canonical
 
 JUDGED_AT_A_TIME = 16
 
@@ -26,69 +26,98 @@ def report_runs(folders: Sequence[Path], out: Path, *, scorer: str | None = None
     """Reports over the records of some runs, written into `out`. Trials that a run's plan has and its records have not are missing."""
     needles = {about(folder)["needles"] for folder in folders}
     records = chain.from_iterable(read(folder) for folder in folders)
-    plans: Counter[Where] = Counter()
+    return report.write(records, out, scorer=scorer, planned=_planned(folders), about={"needles": ", ".join(sorted(needles))})
+
+
+def _planned(folders: Sequence[Path]) -> Counter[Where]:
+    """How many trials the runs have in each cell, asked or not: what two runs share counts once, as it does in the report."""
+    plans: dict[str, dict[Where, int]] = {}
+    asked: dict[str, set[tuple[Where, str]]] = {}
     for folder in folders:
-        plans.update(planned(folder))
-    return report.write(records, out, scorer=scorer, planned=plans, about={"needles": ", ".join(sorted(needles))})
+        there = describe(folder)
+        experiment = canonical([{**there["identity"], "models": None}, there["fingerprints"]])
+        plans.setdefault(experiment, {}).update(planned(folder))
+        asked.setdefault(experiment, set()).update((where(record.model, record.trial), record.trial.key) for record in read(folder))
+    total = Counter(place for place, _ in set().union(*asked.values()))
+    for experiment, plan in plans.items():
+        total.update(Counter(plan) - Counter(place for place, _ in asked[experiment]))
+    return total
 
 
 def rescore_run(folder: Path, scorers: Sequence[str], *, judge: str | None = None, base_url: str | None = None) -> Written:
-    """Put the scores of `scorers` in front of those that each record has, and report. Replies stay as they are."""
+    """Put the scores of `scorers` in front of those that each record has, and report. Replies stay as they are.
+
+    Verdicts of a judge are kept also when it fails in the middle; the same command again asks it for the others.
+    """
     needles = NeedleSet.from_json(describe(folder)["needles"]).by_id()
     plain = {name: scorer(name) for name in scorers if name != "judge"}
     order = list(dict.fromkeys(scorers))
     with Store(folder) as store:
-        records = read(folder)
-        if "judge" in scorers:
-            records = iter(_judge_all(list(records), needles, _open_judge(folder, judge, base_url)))
-        store.rewrite(_rescored(records, needles, order, plain))
-    return report_runs([folder], folder)
+        records, verdicts = list(read(folder)), dict[int, Score]()
+        try:
+            if "judge" in scorers:
+                name, backend = _open_judge(records, judge, base_url)
+                _judge_all(records, needles, name, backend, verdicts)
+        finally:
+            if verdicts or plain:
+                store.rewrite(_rescored(records, needles, order, plain, verdicts))
+    return report_runs([folder], folder, scorer=order[0])
 
 
-def _rescored(records: Iterable[Record], needles: dict[str, Needle], order: list[str], plain: Mapping[str, Scorer]) -> Iterator[Record]:
-    for record in records:
+def _rescored(
+    records: Sequence[Record], needles: dict[str, Needle], order: list[str], plain: Mapping[str, Scorer], verdicts: Mapping[int, Score]
+) -> Iterator[Record]:
+    for number, record in enumerate(records):
         if record.reply is None or not record.scores:
             yield record
             continue
         asked = [needles[id_] for id_ in record.trial.needles]
         have = {score.scorer: score for score in record.scores}
         have |= {name: score(asked, record.reply) for name, score in plain.items()}
+        have |= {"judge": verdicts[number]} if number in verdicts else {}
         names = [name for name in order if name in have] + [name for name in have if name not in order]
         yield replace(record, scores=tuple(have[name] for name in names))
 
 
-def _open_judge(folder: Path, judge: str | None, base_url: str | None) -> Backend:
+def _open_judge(records: Sequence[Record], judge: str | None, base_url: str | None) -> tuple[str, Backend]:
     if judge is None:
         raise UsageError("scorer 'judge' needs a model that judges: --judge backend/model")
-    tested = {record.model for record in read(folder)}
-    if judge in tested:
+    if judge in {record.model for record in records}:
         raise UsageError(f"{judge!r} was tested in this run and cannot judge itself: choose another --judge")
-    return open_backend(judge, base_url=base_url)
+    return judge, open_backend(judge, base_url=base_url)
 
 
-def _judge_all(records: list[Record], needles: dict[str, Needle], backend: Backend) -> list[Record]:
-    """All records with a judge's score in front where the judge answered as asked."""
+def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: str, backend: Backend, verdicts: dict[int, Score]) -> None:
+    """Put the verdicts that this judge has not given yet into `verdicts`, by the record's number."""
+    mark = f"{judge}: "
 
-    async def judge_each() -> list[Record]:
-        gate = asyncio.Semaphore(JUDGED_AT_A_TIME)
+    def is_judged(record: Record) -> bool:
+        return any(score.scorer == "judge" and score.why.startswith(mark) for score in record.scores)
+
+    async def judge_each() -> None:
         stop = asyncio.Event()
+        waiting = ((number, record) for number, record in enumerate(records) if record.scores and not is_judged(record))
 
-        async def one(record: Record) -> Record:
-            if record.reply is None or not record.scores:
-                return record
-            asked = [needles[id_] for id_ in record.trial.needles]
-            prompt = _plain_prompt(judge_question(asked, record.reply))
-            async with gate:
-                verdict = await patiently(lambda: backend.ask(prompt), Patience(), stop)
-            score: Score | None = judged(asked, verdict.text)
-            return replace(record, scores=(score, *(s for s in record.scores if s.scorer != "judge"))) if score else record
+        async def work() -> None:
+            for number, record in waiting:
+                if stop.is_set():
+                    return
+                assert record.reply is not None, "a record with scores has a reply"
+                asked = [needles[id_] for id_ in record.trial.needles]
+                prompt = _plain_prompt(judge_question(asked, record.reply))
+                verdict = await patiently(lambda prompt=prompt: backend.ask(prompt), Patience(), stop)
+                if score := judged(asked, verdict.text):
+                    verdicts[number] = replace(score, why=mark + score.why)
 
+        workers = [asyncio.create_task(work()) for _ in range(JUDGED_AT_A_TIME)]
         try:
-            return await asyncio.gather(*(one(record) for record in records))
+            await asyncio.gather(*workers)
         finally:
+            stop.set()  # after a failure the others finish what they have asked
+            await asyncio.gather(*workers, return_exceptions=True)
             await backend.close()
 
-    return asyncio.run(judge_each())
+    asyncio.run(judge_each())
 
 
 def _plain_prompt(question: str) -> Prompt:

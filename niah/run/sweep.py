@@ -23,7 +23,7 @@ from niah.task.needles import NeedleSet
 from niah.task.prompt import resolve_cue
 from niah.task.score import scorer
 from niah.task.snapshot import cache_folder
-from niah.trial import Cue, Record, fingerprint
+from niah.trial import Cue, Failure, fingerprint
 
 PERMANENT = ("context_overflow",)
 """Failures that asking again cannot mend: a resumed run leaves these trials alone."""
@@ -31,13 +31,14 @@ PERMANENT = ("context_overflow",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """How a sweep ended. `stopped` is None when every trial was asked; `failed` counts trials that a resume would ask again."""
+    """How a sweep ended. `stopped` is None when every trial was asked; `failed` counts trials that a resume would ask again, `why` is the last one's error."""
 
     folder: Path
     results: Results | None
     files: tuple[Path, ...]
     missing: int
     failed: int
+    why: str = ""
     stopped: NiahError | None = None
     interrupted: bool = False
 
@@ -85,6 +86,8 @@ def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
     materials = gather(experiment, cache=cache_folder())
     plan = Plan(experiment, materials)
     backends = open_backends(experiment)
+    for backend in backends.values():
+        backend.ready()
     cues = {model: cues_of(experiment, model, backend) for model, backend in backends.items()}
     progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
     for warning in plan.check(tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
@@ -138,12 +141,14 @@ def planned(folder: Path) -> dict[Where, int]:
 def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> Swept:
     """Write the reports of what is there, and count what is not."""
     state = _state(folder)
+    failures = [failure for failure in state.values() if failure is not None]
     swept = Swept(
         folder=folder,
         results=None,
         files=(),
         missing=max(0, sum(planned(folder).values()) - len(state)),
-        failed=sum(not done for done in state.values()),
+        failed=len(failures),
+        why=failures[-1].message if failures else "",
         stopped=stopped,
         interrupted=interrupted,
     )
@@ -159,17 +164,14 @@ def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> S
     return replace(swept, results=written.results, files=tuple(written.files), missing=missing)
 
 
-def _state(folder: Path) -> dict[tuple[str, str], bool]:
-    """For each (model, key) that was asked whether it is done; if not, a resume asks it again."""
-    state: dict[tuple[str, str], bool] = {}
+def _state(folder: Path) -> dict[tuple[str, str], Failure | None]:
+    """For each (model, key) that was asked the failure that a resume tries to mend by asking again; None: it is done."""
+    state: dict[tuple[str, str], Failure | None] = {}
     for record in read(folder):
-        identity = (record.model, record.trial.key)
-        state[identity] = state.get(identity, False) or _done(record)
+        identity, done = (record.model, record.trial.key), record.error is None or record.error.kind in PERMANENT
+        if done or state.get(identity, record.error) is not None:
+            state[identity] = None if done else record.error
     return state
-
-
-def _done(record: Record) -> bool:
-    return record.error is None or record.error.kind in PERMANENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,9 +207,9 @@ class _Session:
             self.progress.end()
         return None, interrupts.count > 0
 
-    async def _ask(self, model: str, state: Mapping[tuple[str, str], bool], truncation: Truncation, stop: asyncio.Event) -> None:
+    async def _ask(self, model: str, state: Mapping[tuple[str, str], Failure | None], truncation: Truncation, stop: asyncio.Event) -> None:
         plan, backend, cues = self.plan, self.backends[model], self.cues[model]
-        self.progress.begin(model, plan.count(cues), sum(done for (name, _), done in state.items() if name == model))
+        self.progress.begin(model, plan.count(cues), sum(name == model and not failure for (name, _), failure in state.items()))
         runner = Runner(
             model,
             backend,
@@ -220,7 +222,7 @@ class _Session:
             truncation=truncation,
         )
         new = (trial for trial in plan.trials(cues) if (model, trial.key) not in state)
-        failed = (trial for trial in plan.trials(cues) if state.get((model, trial.key)) is False)
+        failed = (trial for trial in plan.trials(cues) if state.get((model, trial.key)) is not None)
         # What failed before comes last: where it fails again, it does not keep the rest from being asked.
         await runner.run(chain(new, failed), plan.experiment.concurrency or backend.concurrency)
 

@@ -64,7 +64,7 @@ def open_corpus(name: str) -> Corpus:
     path = Path(name).expanduser()
     if path.exists():
         return _files(path)
-    known = [*hub_names(), *(f"builtin/{known}" for known in hub_names())]
+    known = [*hub_names(), *builtin_names()]
     raise UsageError(f"corpus {name!r} is neither a known corpus nor an existing path; {did_you_mean(name, known)}")
 
 
@@ -73,14 +73,18 @@ def hub_names() -> list[str]:
     return resources.names("haystacks")
 
 
+def builtin_names() -> list[str]:
+    """The corpora that have a grammar in haystacks/grammars/."""
+    return sorted({f"builtin/{file.stem}" for folder in resources.folders("haystacks") for file in folder.glob("grammars/*.toml")})
+
+
 def _builtin(name: str) -> Corpus:
     from niah.task.grammar import Grammar
 
     domain = name.removeprefix("builtin/")
-    path = resources.find("haystacks", f"grammars/{domain}.toml")
+    path = resources.find("haystacks", f"grammars/{domain}.toml") if name in builtin_names() else None
     if path is None:
-        known = [f"builtin/{file.stem}" for folder in resources.folders("haystacks") for file in folder.glob("grammars/*.toml")]
-        raise UsageError(f"corpus {name!r} is unknown; {did_you_mean(name, known)}")
+        raise UsageError(f"corpus {name!r} is unknown; {did_you_mean(name, builtin_names())}")
     content = path.read_bytes()
     try:
         grammar = Grammar.load(domain, tomllib.loads(content.decode()))

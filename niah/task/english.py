@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 def _article(phrase: str) -> str:
     word = phrase.split(maxsplit=1)[0].lower().lstrip("$€£(\"'") if phrase.split() else ""
-    vowel = word[:1] in "aeiou" and not re.match(r"(uni([^nm]|$)|use|usu|usa|eu|one\b|once|ubiq|uter|util)", word)
+    vowel = word[:1] in "aeiou" and not re.match(r"(uni([^nm]|$)|unanim|use|usu|usa|eu|one\b|once|ubiq|uter|util)", word)
     vowel = vowel or bool(re.match(r"(hour|honou?r|heir|honest|8|1[18](\D|$))", word))
     return f"{'an' if vowel else 'a'} {phrase}"
 

@@ -91,7 +91,10 @@ class Grammar:
             if dice < 0:
                 kind = candidate
                 break
-        return _Document(self, draw).write(kind)
+        try:
+            return _Document(self, draw).write(kind)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise CorpusError(f"grammar {self.name}, kind {kind.name}: an expression cannot be computed ({error})") from None
 
 
 class _Document:
@@ -279,27 +282,39 @@ def _modify(slot: Slot, modifier: str, where: str) -> Slot:
     raise CorpusError(f"{where}: unknown modifier {modifier!r}; {did_you_mean(modifier, [*PHRASE_FORMS, *NUMBER_FORMS, ',', '.1', ',.1'])}")
 
 
+_KIND_KEYS = {"name", "weight", "facts", "title", "section"}
+_SECTION_KEYS = {"heading", "chance", "repeat", "paragraphs", "sentences", "first", "body", "last", "facts", "paragraph_facts"}
+
+
+def _checked(table: Mapping[str, Any], known: set[str], required: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise CorpusError(f"{where}: unknown key {key!r}; {did_you_mean(key, known)}")
+    for key in required:
+        if not table.get(key):
+            raise CorpusError(f"{where}: {key!r} is missing or empty")
+
+
 def _kind(table: Mapping[str, Any], compile_: _Compiler) -> Kind:
     where = f"kind {table.get('name', '?')}"
+    _checked(table, _KIND_KEYS, ("name", "title", "section"), where)
     facts = _facts(table.get("facts", {}), compile_, where)
     return Kind(
         name=table["name"],
         weight=float(table.get("weight", 1)),
         facts=facts,
         title=tuple(compile_(title, f"{where}, title") for title in table["title"]),
-        sections=tuple(_section(section, compile_, where) for section in table["section"]),
+        sections=tuple(_section(section, compile_, f"{where}, section {number}") for number, section in enumerate(table["section"], 1)),
     )
 
 
 def _section(table: Mapping[str, Any], compile_: _Compiler, where: str) -> Section:
-    known = {"heading", "chance", "repeat", "paragraphs", "sentences", "first", "body", "last", "facts", "paragraph_facts"}
-    for key in table:
-        if key not in known:
-            raise CorpusError(f"{where}: unknown key {key!r} in a section; {did_you_mean(key, known)}")
+    _checked(table, _SECTION_KEYS, ("body",), where)
     body = table["body"] if isinstance(table["body"], list) else [table["body"]]
     first, last = table.get("first", ""), table.get("last", "")
     for rule in [*body, first, last]:
-        compile_.use(rule, f"{where}, section") if rule else None
+        if rule:
+            compile_.use(rule, where)
     return Section(
         headings=tuple(compile_(heading, f"{where}, heading") for heading in table.get("heading", [])),
         chance=float(table.get("chance", 1)),
@@ -314,13 +329,16 @@ def _section(table: Mapping[str, Any], compile_: _Compiler, where: str) -> Secti
     )
 
 
-def _facts(table: Mapping[str, str], compile_: _Compiler, where: str) -> tuple[tuple[str, Template], ...]:
+def _facts(table: Mapping[str, Any], compile_: _Compiler, where: str) -> tuple[tuple[str, Template], ...]:
     compile_.facts |= table.keys()
+    for name, text in table.items():
+        if not isinstance(text, str):
+            raise CorpusError(f'{where}, fact {name}: a fact is a text with slots, as in "{{1120..1780}}"')
     return tuple((name, compile_(text, f"{where}, fact {name}")) for name, text in table.items())
 
 
 def _span(text: str, where: str) -> tuple[int, int]:
     low, _, high = str(text).partition("..")
-    if not low.isdigit() or (high and not high.isdigit()):
+    if not low.isdigit() or (high and not high.isdigit()) or int(high or low) < int(low):
         raise CorpusError(f"{where}: {text!r} is not a number or a range like 2..4")
     return int(low), int(high or low)

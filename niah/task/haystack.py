@@ -36,11 +36,12 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """A haystack with its needles; `tokens` is the count of the whole prompt."""
+    """A haystack with its needles; `tokens` is the count of the whole prompt, `shared_characters` stand in front of the first insert."""
 
     context: str
     tokens: int
     placed: tuple[Placed, ...]
+    shared_characters: int
 
 
 class Haystack:
@@ -91,11 +92,11 @@ class Haystack:
         Adding the next sentence would pass `tokens`. Raises CorpusTooShort when there is no next sentence, UsageError when
         the inserts are longer than the text that is left for the haystack.
         """
-        self.read(tokens)
         needed = sum(self._tokenizer.count(insert.text) for insert in inserts)
         overhead = elsewhere + self._tokenizer.count(before + after) + needed
-        fits, exceeds = -1, len(self._ends)
-        best = 0
+        self.read(tokens)
+        fits, best = -1, 0
+        exceeds = len(self._ends)
         guess = bisect_right(self._before, tokens - overhead) - 1
         while exceeds - fits > 1:
             guess = max(fits + 1, min(guess, exceeds - 1))
@@ -105,6 +106,9 @@ class Haystack:
             else:
                 exceeds = guess
             guess = bisect_right(self._before, self._before[guess] + tokens - count) - 1
+            if fits == len(self._ends) - 1 and not self._finished:  # all that was read fits: counts in front of ends are estimates
+                self.read(self._before[-1])
+                exceeds = len(self._ends)
         if exceeds == len(self._ends):
             have = self._before[-1] if self._before else 0
             raise CorpusTooShort(
@@ -132,7 +136,9 @@ class Haystack:
             alone = token if i == 0 else self._count("", [], position, "")
             placed[index] = Placed(token=token, depth=alone / whole)
         parts.append(self.text[at:cut])
-        return Filled(context="".join(parts), tokens=tokens, placed=tuple(placed[i] for i in range(len(inserts))))
+        return Filled(
+            context="".join(parts), tokens=tokens, placed=tuple(placed[i] for i in range(len(inserts))), shared_characters=places[0][1]
+        )
 
     def _place(self, inserts: Sequence[Insert], last: int) -> list[tuple[int, int, str]]:
         """For each insert its number, its position and the text to put there, in the order of the text."""

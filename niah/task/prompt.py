@@ -52,7 +52,7 @@ def load_template(name: str) -> Template:
         return TEMPLATES[name]
     path = Path(name).expanduser()
     if path.suffix != ".toml":
-        raise UsageError(f"template {name!r} is unknown; {did_you_mean(name, TEMPLATES)} A template of your own is given as a .toml file.")
+        raise UsageError(f"template {name!r} is unknown; {did_you_mean(name, TEMPLATES)}. A template of your own is given as a .toml file.")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -108,6 +108,7 @@ class PromptMaker:
             tokens=filled.tokens,
             placements=tuple(placements),
             sampling=trial.sampling,
+            shared_characters=filled.shared_characters,
         )
 
     def given_away(self, trials: Iterator[Trial]) -> list[tuple[str, str, str]]:

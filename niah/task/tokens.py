@@ -88,7 +88,7 @@ def _tiktoken(name: str) -> Tokenizer:
             name = tiktoken.encoding_name_for_model(name)
         except KeyError:
             raise UsageError(
-                f"tokenizer {name!r} is unknown; {did_you_mean(name, [*known, 'niah-8k'])} A tokenizer.json is given by its path."
+                f"tokenizer {name!r} is unknown; {did_you_mean(name, [*known, 'niah-8k'])}. A tokenizer.json is given by its path."
             ) from None
     try:
         encoding = tiktoken.get_encoding(name)

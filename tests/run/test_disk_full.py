@@ -22,7 +22,8 @@ def whole_lines(folder: Path) -> int:
 def test_a_limit_on_file_size_stops_the_sweep_without_a_torn_line(folder: Path) -> None:
     """The file may grow to 20,000 bytes (RLIMIT_FSIZE): exit 3, one message that says what to do; with more room it is finished."""
     config = write_config(folder, reshuffles=6)
-    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); runpy.run_module('niah', run_name='__main__')"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
+    limited = f"{limit}; import runpy; runpy.run_module('niah', run_name='__main__')"
     with ChatServer(found) as server:
         words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "4")
         subprocess.run([*command("plan", config, "--base-url", server.url)], check=True, capture_output=True)  # fills the cache

@@ -83,7 +83,7 @@ def test_a_wrong_grammar_says_where(change: tuple[str, str], message: str) -> No
     ("form", "given", "expected"),
     [
         ("a", "hour", "an hour"), ("a", "unit", "a unit"), ("a", "uninvited guest", "an uninvited guest"), ("a", "European", "a European"),
-        ("a", "8 mile", "an 8 mile"), ("a", "18-year", "an 18-year"), ("a", "one-off", "a one-off"), ("a", "$8 million", "an $8 million"), ("plural", "city", "cities"),
+        ("a", "8 mile", "an 8 mile"), ("a", "18-year", "an 18-year"), ("a", "one-off", "a one-off"), ("a", "$8 million", "an $8 million"), ("a", "unanimous", "a unanimous"), ("plural", "city", "cities"),
         ("plural", "box", "boxes"), ("plural", "day", "days"), ("poss", "Jones", "Jones'"), ("title", "old mill", "Old Mill"),
     ],
 )  # fmt: skip

@@ -1,0 +1,422 @@
+"""One model's trials: what is recorded, what stops, what is withheld from scoring, and how much is held in memory."""
+
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from niah.backends import Backend, open_backend
+from niah.backends.fake import FakeBackend
+from niah.errors import BadRequest, ContextOverflow, FatalError, RetryableError, UsageError
+from niah.run.limits import Patience
+from niah.run.plan import Plan, gather
+from niah.run.runner import Runner, Truncation
+from niah.run.store import Store, read
+from niah.task.score import scorer
+from niah.trial import Prompt, Record, Reply, Trial, Usage, outcome
+from tests.chat_server import Answer, Asked, ChatServer, closed_port, completion, failure
+from tests.report.records import trial as any_trial
+from tests.run.command import cells, experiment, found, here, lines, summary, write_config
+
+AT_ONCE = Patience(jitter=lambda: 0.0)
+
+
+class Notes:
+    """Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def begin(self, model: str, total: int, done: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+    def recorded(self, record: Record) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def plan(folder: Path) -> Plan:
+    made = experiment(write_config(folder, reshuffles=6))
+    return Plan(made, gather(made))
+
+
+def ask(
+    plan: Plan,
+    backend: Backend,
+    folder: Path,
+    *,
+    concurrency: int = 4,
+    make: Callable[[Trial], Prompt] | None = None,
+    trials: Iterator[Trial] | None = None,
+    patience: Patience = AT_ONCE,
+) -> list[Record]:
+    """The records after one runner was let loose on an empty folder; its error goes through."""
+
+    async def go() -> None:
+        runner = Runner(
+            "server/m",
+            backend,
+            make=make or plan.materials.maker.make,
+            needles=plan.materials.needles.by_id(),
+            scorers=[scorer("contains")],
+            store=store,
+            progress=Notes(),
+            stop=asyncio.Event(),
+            patience=patience,
+        )
+        try:
+            await runner.run(trials or plan.trials(("user",)), concurrency)
+        finally:
+            await store.flush()
+            await backend.close()
+
+    with Store(folder) as store:
+        asyncio.run(go())
+    return list(read(folder))
+
+
+def recorded(folder: Path) -> list[Record]:
+    return list(read(folder))
+
+
+def test_every_trial_is_recorded_once_and_scored(plan: Plan, tmp_path: Path) -> None:
+    """36 trials, 36 records, with the prompt's token count and placements."""
+    made = {trial.key: plan.materials.maker.make(trial) for trial in plan.trials(("user",))}
+    records = ask(plan, FakeBackend(lambda prompt: Reply(text=prompt.context)), tmp_path / "run")
+    assert len(records) == len({record.trial.key for record in records}) == 36
+    for record in records:
+        assert outcome(record) == "hit"
+        assert record.tokens == made[record.trial.key].tokens <= record.trial.length
+        assert record.placements == made[record.trial.key].placements
+
+
+def test_memory_does_not_grow_with_the_number_of_trials(plan: Plan, tmp_path: Path) -> None:
+    """Over 300 trials at concurrency 4, no more than a few prompts are alive at any moment."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    class Tracked(Prompt):
+        """A prompt that can be referred to weakly."""
+
+        __slots__ = ("__weakref__",)
+
+    def make(trial: Trial) -> Prompt:
+        nonlocal most
+        prompt = plan.materials.maker.make(trial)
+        tracked = Tracked(**{name: getattr(prompt, name) for name in Prompt.__dataclass_fields__})
+        alive.add(tracked)
+        gc.collect(0)
+        most = max(most, len(alive))
+        return tracked
+
+    async def answer(_: Prompt) -> Reply:
+        await asyncio.sleep(0.001)
+        return Reply(text="no")
+
+    backend = FakeBackend(answer)
+    backend.asked = type("Forgetful", (list,), {"append": lambda self, item: None})()
+    trials = (replace(trial, seed=seed) for seed in range(9) for trial in plan.trials(("user",)))
+    records = ask(plan, backend, tmp_path / "run", make=make, trials=trials)
+    assert len(records) == 324
+    assert most <= 4 + 4
+
+
+def test_a_context_overflow_is_an_outcome_of_its_own(folder: Path) -> None:
+    """Prompts of 500 tokens do not fit: no miss, no score, the sweep goes on, ends with exit 0, and a resume does not ask them again."""
+    config = write_config(folder)
+
+    def answer(asked: Asked) -> str | Answer:
+        overflow = failure(400, {"error": {"message": "This model's maximum context length is 400 tokens"}})
+        return overflow if len(asked.user) > 1450 else found(asked)
+
+    with ChatServer(answer) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run")
+        done = here(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(server.log) == 18
+        assert here(*words).returncode == 0
+        assert len(server.log) == 18
+    errors = [line for line in lines(folder / "run") if line["error"]]
+    assert {line["error"]["kind"] for line in errors} == {"context_overflow"}
+    assert all(line["scores"] == [] and line["reply"] is None for line in errors)
+    assert {line["trial"]["length"] for line in errors} == {500}
+    for row in cells(folder / "run"):
+        wanted = ("1.0", "3", "0") if row["length"] == "300" else ("", "0", "3")
+        assert (row["recall"], row["trials"], row["errors"]) == wanted
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_whose_window_is_smaller_than_every_length_is_no_failure_of_the_server(plan: Plan, tmp_path: Path, first: bool) -> None:
+    """Overflow alone never counts as a server out of reach, whether it comes first or after answers."""
+
+    def answer(prompt: Prompt) -> Reply:
+        if first or prompt.tokens > 320:
+            raise ContextOverflow("too long")
+        return Reply(text="no")
+
+    records = ask(plan, FakeBackend(answer), tmp_path / "run", concurrency=1)
+    assert len(records) == 36
+
+
+def test_refusals_and_filtered_answers_are_counted_apart(folder: Path) -> None:
+    """message.refusal and finish_reason content_filter: refused, without score, even where the words of the answer stand in them."""
+    config = write_config(folder, lengths=[300], reshuffles=2)
+
+    def answer(asked: Asked) -> Answer:
+        answers = [
+            completion(None, refusal=f"I cannot say that {found(asked)}"),
+            completion(found(asked), finish="content_filter"),
+            completion(found(asked)),
+        ]
+        return answers[asked.number % 3]
+
+    with ChatServer(answer) as server:
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    told = summary(folder / "run")["server/m"]
+    assert (told["trials"], told["refused"], told["recall"]) == (2, 4, 1.0)
+
+
+def test_an_answer_cut_at_the_cap_is_a_hit_or_unknown_but_never_a_miss(folder: Path) -> None:
+    """finish_reason length: with all key facts a hit, without them cut; also for an empty answer of a model that was still thinking."""
+    config = write_config(folder, lengths=[300], reshuffles=3)
+
+    def answer(asked: Asked) -> Answer:
+        texts = [found(asked), "The text speaks of", None]
+        return completion(texts[asked.number % 3], finish="length", reasoning_content=f"Perhaps {found(asked)}")
+
+    with ChatServer(answer) as server:
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    told = summary(folder / "run")["server/m"]
+    assert (told["trials"], told["cut"], told["recall"]) == (3, 6, 1.0)
+
+
+def test_reasoning_is_no_answer(folder: Path) -> None:
+    """The needle in <think> tags or in reasoning_content only is a miss; reasoning before a right answer does no harm."""
+    config = write_config(folder, lengths=[300], reshuffles=2)
+
+    def answer(asked: Asked) -> Answer:
+        answers = [
+            completion(f"<think>{found(asked)}</think>I do not know."),
+            completion("I do not know.", reasoning_content=found(asked)),
+            completion(f"<think>Hm, is it Bob?</think>{found(asked)}", reasoning="Hm"),
+        ]
+        return answers[asked.number % 3]
+
+    with ChatServer(answer) as server:
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    told = summary(folder / "run")["server/m"]
+    assert (told["trials"], told["recall"]) == (6, round(1 / 3, 6))
+
+
+@pytest.mark.parametrize("added", [0, 30, 70])
+def test_a_prompt_that_the_server_cut_in_silence_is_no_miss(folder: Path, added: int) -> None:
+    """prompt_tokens never above 600: the long prompts count as truncated, also when the run was stopped and resumed before them."""
+    config = write_config(folder, lengths=[300, 450, 1100], depths=[0, 1], reshuffles=4)
+    known: dict[str, int] = {}
+
+    def answer(asked: Asked) -> Answer:
+        tokens = round(len(asked.user) / 4.2) + added
+        known[asked.id] = tokens
+        if asked.number == 2:
+            return failure(401)
+        cut = tokens > 600
+        return completion("I do not know." if cut else found(asked), usage={"prompt_tokens": min(tokens, 600), "completion_tokens": 4})
+
+    with ChatServer(answer) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+        assert here(*words).returncode == 4
+        done = here(*words)
+    assert done.returncode == 0, done.stderr
+    rows = {(row["length"], row["depth"]): row for row in cells(folder / "run")}
+    for (length, _), row in rows.items():
+        wanted = ("", "0", "4") if length == "1100" else ("1.0", "4", "0")
+        assert (row["recall"], row["trials"], row["truncated"]) == wanted
+    assert all(line["scores"] == [] for line in lines(folder / "run") if line["trial"]["length"] == 1100)
+
+
+def test_words_that_a_server_adds_do_not_look_like_truncation() -> None:
+    """A server with a preamble of 70 tokens reports a third more for short prompts: the long ones are whole all the same."""
+    truncation = Truncation()
+    for length in (200, 300, 1_000, 16_000):
+        reply = Reply(text="", usage=Usage(input=length + 70))
+        assert not truncation.happened(any_trial(length), length, 4 * length, reply)
+    assert truncation.happened(any_trial(16_000), 16_000, 64_000, Reply(text="", usage=Usage(input=8_192)))
+    assert not truncation.happened(any_trial(16_000), 16_000, 64_000, Reply(text=""))
+    first = Truncation()  # nothing to compare with yet: no text has so many characters a token
+    assert first.happened(any_trial(16_000), 16_000, 64_000, Reply(text="", usage=Usage(input=4_096)))
+
+
+def test_usage_and_served_name_are_recorded(folder: Path) -> None:
+    """Input, cached, output and reasoning tokens as the server says."""
+    config = write_config(folder, lengths=[300], depths=[0], reshuffles=1)
+    usage = {
+        "prompt_tokens": 310,
+        "completion_tokens": 25,
+        "prompt_tokens_details": {"cached_tokens": 128},
+        "completion_tokens_details": {"reasoning_tokens": 9},
+    }
+    with ChatServer(lambda asked: completion(found(asked), usage=usage)) as server:
+        assert here("sweep", config, "--base-url", server.url, "--out", "run").returncode == 0
+    (line,) = lines(folder / "run")
+    assert line["reply"]["usage"] == {"input": 310, "cached": 128, "output": 25, "reasoning": 9}
+    assert line["reply"]["model"] == "served-model"
+    assert set(line) == {"format", "model", "key", "trial", "tokens", "placements", "reply", "scores", "error", "at"}
+
+
+def test_an_odd_request_in_the_middle_is_recorded_and_asked_again(folder: Path) -> None:
+    """One trial is refused with 400: exit 3, everything else answered; the same command asks that one only."""
+    config = write_config(folder)
+    with ChatServer(lambda asked: failure(400) if asked.number == 7 else found(asked)) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run")
+        first = here(*words)
+        assert first.returncode == 3
+        assert "1 failed" in first.stdout
+        assert "answered 400: it failed." in first.stderr
+        assert summary(folder / "run")["server/m"]["errors"] == 1
+        odd = server.log[7].id
+        second = here(*words)
+        assert second.returncode == 0, second.stderr
+    assert len(server.log) == 19
+    assert server.log[-1].id == odd
+    told = summary(folder / "run")["server/m"]
+    assert (told["trials"], told["errors"], told["recall"]) == (18, 0, 1.0)
+
+
+def test_the_first_trial_goes_alone_until_there_is_an_answer(plan: Plan, tmp_path: Path) -> None:
+    """At concurrency 30, a server that refuses keys sees one request; a server that refuses requests sees three."""
+    backend = FakeBackend(lambda _: _raise(FatalError("401", kind="credentials")))
+    with pytest.raises(FatalError):
+        ask(plan, backend, tmp_path / "a", concurrency=30)
+    assert len(backend.asked) == 1
+    backend = FakeBackend(lambda _: _raise(BadRequest("what?")))
+    with pytest.raises(FatalError, match="3 trials in a row failed"):
+        ask(plan, backend, tmp_path / "b", concurrency=30)
+    assert len(backend.asked) == 3
+    assert [record.error and record.error.kind for record in recorded(tmp_path / "b")] == ["bad_request"] * 3
+
+
+def _raise(error: Exception) -> Reply:
+    raise error
+
+
+def test_a_server_that_dies_in_the_middle_stops_the_run_with_everything_kept(plan: Plan, tmp_path: Path) -> None:
+    """Killed after twelve answers: the runner gives up after a few failed trials, every answer is on disk, the error says what."""
+    asked_before_death = 12
+
+    def answer(asked: Asked) -> Answer:
+        if asked.number == asked_before_death:
+            server.die()
+        return completion(found(asked), delay=0.002)
+
+    with ChatServer(answer) as server:
+        backend = open_backend("server/m", base_url=server.url)
+        with pytest.raises(FatalError, match="in a row failed"):
+            ask(plan, backend, tmp_path / "run")
+    records = recorded(tmp_path / "run")
+    answers = [record for record in records if record.reply]
+    assert len(answers) >= asked_before_death - 4
+    assert all(record.error and record.error.kind == "connection" for record in records if not record.reply)
+
+
+def test_a_server_that_hiccups_is_asked_again_within_the_run(plan: Plan, tmp_path: Path) -> None:
+    """Every third request meets a 500, a 429, a cut connection or nonsense: in the end every trial has its answer."""
+    trouble = [failure(500), failure(429, retry_after="0.001"), Answer(body={"choices": []}, cut=3), Answer(body="{"), failure(529, "")]
+
+    def answer(asked: Asked) -> str | Answer:
+        return trouble[asked.number // 3 % len(trouble)] if asked.number % 3 == 1 else found(asked)
+
+    with ChatServer(answer) as server:
+        records = ask(plan, open_backend("server/m", base_url=server.url), tmp_path / "run")
+    assert len(records) == 36
+    assert all(outcome(record) == "hit" for record in records)
+
+
+def test_a_closed_port_is_told_within_seconds(folder: Path) -> None:
+    """Nobody listens: exit 4 soon, the message names --base-url."""
+    config = write_config(folder)
+    began = time.monotonic()
+    done = here("sweep", config, "--base-url", f"http://127.0.0.1:{closed_port()}/v1", "--out", "run")
+    assert time.monotonic() - began < 15
+    assert done.returncode == 4
+    assert "--base-url" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_plan_in_the_middle_keeps_what_is_answered(plan: Plan, tmp_path: Path) -> None:
+    """A prompt that cannot be made stops the run as what it is; answers in flight are kept."""
+    count = 0
+
+    def make(trial: Trial) -> Prompt:
+        nonlocal count
+        count += 1
+        if count == 20:
+            raise UsageError("too short")
+        return plan.materials.maker.make(trial)
+
+    async def answer(_: Prompt) -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(text="no")
+
+    with pytest.raises(UsageError, match="too short"):
+        ask(plan, FakeBackend(answer), tmp_path / "run", make=make)
+    assert 19 <= len(recorded(tmp_path / "run")) <= 22
+
+
+def test_eight_failures_in_a_row_and_no_fewer_stop_a_run(plan: Plan, tmp_path: Path) -> None:
+    """Seven failed trials between answers are recorded and the run goes on; at eight it stops."""
+    for bad, whole in ((7, True), (8, False)):
+        number = 0
+
+        def answer(_: Prompt, bad: int = bad) -> Reply:
+            nonlocal number
+            number += 1
+            if number <= 5 or (number - 5) % (bad + 1) == 0:
+                return Reply(text="no")
+            raise RetryableError("500", kind="server", wait_seconds=1000)
+
+        folder = tmp_path / str(bad)
+        if whole:
+            records = ask(plan, FakeBackend(answer), folder, concurrency=1)
+            assert len(records) == 36
+        else:
+            with pytest.raises(FatalError, match="8 trials in a row"):
+                ask(plan, FakeBackend(answer), folder, concurrency=1)
+            assert len(recorded(folder)) == 13
+
+
+def test_a_stubborn_failure_does_not_keep_a_resume_from_the_rest(folder: Path) -> None:
+    """500 for all prompts of one length: the run stops; resumes ask new trials before those that failed, and come to the end."""
+    config = write_config(folder, lengths=[300, 500], depths=[0, 0.25, 0.5, 0.75, 1], reshuffles=3)
+
+    def answer(asked: Asked) -> str | Answer:
+        return failure(500, retry_after="500") if len(asked.user) > 1450 else found(asked)
+
+    with ChatServer(answer) as server:
+        for _ in range(8):
+            done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+            if len({line["key"] for line in lines(folder / "run")}) == 30:
+                break
+    assert done.returncode in (3, 4)
+    assert len({line["key"] for line in lines(folder / "run") if line["reply"]}) == 15
+
+
+def test_half_a_surrogate_pair_goes_through_a_whole_sweep(folder: Path) -> None:
+    """An answer that ends in half a pair is scored, stored, read and reported."""
+    config = write_config(folder, lengths=[300], depths=[0], reshuffles=1)
+    with ChatServer(lambda asked: completion(f"{found(asked)} \ud83d")) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run")
+        assert here(*words).returncode == 0
+        assert here("report", "run").returncode == 0
+    (record,) = read(folder / "run")
+    assert record.reply is not None
+    assert record.reply.text.endswith(" \ud83d")
+    assert outcome(record) == "hit"
