@@ -12,6 +12,7 @@ NiahError
     +-- BadRequest                      the server refuses this request, whatever its size
     +-- BadResponse                     the answer is no chat completion (HTML, broken JSON)
     +-- FatalError                      credentials, unknown model, quota: every further request would fail too
+        +-- BudgetError                 the next request could pass the run's own cap
 """
 
 import difflib
@@ -70,12 +71,14 @@ class RetryableError(ProviderError):
     """A failure that may go away by itself.
 
     `kind` is one of rate_limit, overloaded, timeout, connection, server; `wait_seconds` is what the server asked for, if it did.
+    `billed` says that the provider may have answered, and so may charge, although the answer did not arrive.
     """
 
-    def __init__(self, message: str, *, kind: str, wait_seconds: float | None = None):
+    def __init__(self, message: str, *, kind: str, wait_seconds: float | None = None, billed: bool = False):
         super().__init__(message)
         self.kind = kind
         self.wait_seconds = wait_seconds
+        self.billed = billed
 
 
 class ContextOverflow(ProviderError):
@@ -102,6 +105,13 @@ class FatalError(ProviderError):
     def __init__(self, message: str, *, kind: str):
         super().__init__(message)
         self.kind = kind
+
+
+class BudgetError(FatalError):
+    """The next request could pass --max-cost or --max-tokens."""
+
+    def __init__(self, message: str):
+        super().__init__(message, kind="budget")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

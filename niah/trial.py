@@ -257,7 +257,7 @@ def _score(data: Mapping[str, Any]) -> Score:
     return Score(found=tuple(fields.pop("found")), **fields)
 
 
-Outcome: TypeAlias = Literal["hit", "partial", "miss", "cut", "refused", "truncated", "error"]
+Outcome: TypeAlias = Literal["hit", "partial", "miss", "cut", "refused", "truncated", "overflow", "error"]
 SCORED: tuple[Outcome, ...] = ("hit", "partial", "miss")
 """The outcomes that enter a recall. The others are missing data and counted apart."""
 
@@ -268,8 +268,9 @@ def outcome(record: Record) -> Outcome:
     An answer cut at the output cap is a hit if every key fact is already there, and otherwise unknown (`cut`). A reply
     that is no refusal and has no scores was withheld from scoring: the server reported a prompt well below the one sent.
     """
-    if record.reply is None:
-        return "error"
+    if record.error is not None:
+        return "overflow" if record.error.kind == "context_overflow" else "error"
+    assert record.reply is not None, "a record has a reply or an error"
     if record.reply.stop in ("filter", "refusal"):
         return "refused"
     if not record.scores:

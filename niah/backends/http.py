@@ -83,7 +83,7 @@ class Sender:
             raise BadResponse(f"{url} answers a web page, not a model: check --base-url (it usually ends in /v1)")
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise RetryableError(f"{url} answered broken JSON: {self._shown(text)}", kind="server") from None
 
     def _classify(self, response: httpx.Response, url: str) -> ProviderError:
@@ -128,7 +128,7 @@ def _body(response: httpx.Response) -> Any:
     """What an error says: decoded JSON, or plain text. What a server repeats of the request ("input") is left out."""
     try:
         body: Any = json.loads(response.text, object_pairs_hook=lambda pairs: {name: value for name, value in pairs if name != "input"})
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.reason_phrase if "html" in response.headers.get("content-type", "") else response.text or response.reason_phrase
     return body[0] if isinstance(body, list) and body else body
 

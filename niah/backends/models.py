@@ -110,8 +110,8 @@ def _rates(capabilities: Capabilities, input_tokens: int, batch: bool) -> list[P
 def _rate(live: Prices, batch: Prices | None) -> Prices:
     """Prices in which no discount is assumed that is not known: in a batch, neither the batch's nor the cache's on top of it."""
     if batch is not None:
-        given = {field.name: getattr(batch, field.name) for field in fields(Prices)}
-        live = replace(live, cache_read=None, **{name: price for name, price in given.items() if price is not None})
+        given = {field.name: price for field in fields(Prices) if (price := getattr(batch, field.name)) is not None}
+        live = replace(live, **{"cache_read": None, **given})
     return replace(live, cache_read=live.input) if live.cache_read is None else live
 
 

@@ -99,7 +99,7 @@ def _usage(usage: Any) -> Usage:
 
 def _count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
-    return int(value) if isinstance(value, int | float) and value >= 0 else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None
 
 
 class ChatBackend:

@@ -1,7 +1,7 @@
 """Draws recall over depth x length as people know it: one panel a series, side by side, on one colour scale from 0 to 1.
 
 What a cell shows is never louder than what is known. Only scored trials have a colour; a cell without any is grey and
-hatched; lost trials (errors, refusals, cut answers, truncated prompts) are a hatched corner with their number, planned
+hatched; lost trials (errors, refusals, cut answers, truncated prompts, overflows) are a hatched corner with their number, planned
 trials that are still missing a white one. Everything is placed in inches, so no title, however long, is cut off, and
 nothing of the user's matplotlib settings enters: equal results give equal files (up to the version of matplotlib).
 """

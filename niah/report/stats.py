@@ -23,8 +23,8 @@ EFFECTIVE_RECALL = 0.85
 Where: TypeAlias = tuple[str, Cue, int, float]
 """Model, cue, length and depth: the cell of a trial. A trial with several needles stands at the depth of its first."""
 
-Lost: TypeAlias = Literal["errors", "cut", "refused", "truncated"]
-LOST: Mapping[Outcome, Lost] = {"error": "errors", "cut": "cut", "refused": "refused", "truncated": "truncated"}
+Lost: TypeAlias = Literal["errors", "cut", "refused", "truncated", "overflow"]
+LOST: Mapping[Outcome, Lost] = {"error": "errors", "cut": "cut", "refused": "refused", "truncated": "truncated", "overflow": "overflow"}
 """The outcomes that are not scored, and the name under which a cell counts each."""
 
 
@@ -56,12 +56,13 @@ class Cell:
     cut: int = 0
     refused: int = 0
     truncated: int = 0
+    overflow: int = 0
     planned: int | None = None
 
     @property
     def lost(self) -> dict[Lost, int]:
         """The outcomes that are not scored, with their counts where there are any."""
-        counts: dict[Lost, int] = {"errors": self.errors, "cut": self.cut, "refused": self.refused, "truncated": self.truncated}
+        counts: dict[Lost, int] = {name: getattr(self, name) for name in LOST.values()}
         return {name: count for name, count in counts.items() if count}
 
     @property
@@ -82,6 +83,7 @@ class Summary:
     refused: int
     cut: int
     truncated: int
+    overflow: int
     missing: int | None
     effective_length: int | None
 
@@ -204,6 +206,7 @@ def summarise(cells: Sequence[Cell]) -> Summary:
         refused=sum(cell.refused for cell in cells),
         cut=sum(cell.cut for cell in cells),
         truncated=sum(cell.truncated for cell in cells),
+        overflow=sum(cell.overflow for cell in cells),
         missing=sum(known) if known else None,
         effective_length=effective_length(cells),
     )

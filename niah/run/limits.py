@@ -19,10 +19,12 @@ class Stopped(Exception):
 class Patience:
     """Up to `attempts` tries; waits are drawn evenly from 0 to base * 2^tries (full jitter), unless the server names one.
 
-    `attempts_to_connect` is the smaller number of tries for a server that cannot even be reached, where there is one.
+    A rate limit is no fault of the server, and many requests share it: it has `attempts_when_limited`. Where it is given,
+    `attempts_to_connect` is the number of tries for a server that cannot even be reached.
     """
 
     attempts: int = 6
+    attempts_when_limited: int = 30
     attempts_to_connect: int | None = None
     base_seconds: float = 0.5
     longest_seconds: float = 30.0
@@ -31,13 +33,17 @@ class Patience:
 
     def wait_seconds(self, error: RetryableError, tries: int) -> float | None:
         """How long to wait after the `tries`-th failure; None: give up."""
-        attempts = self.attempts if self.attempts_to_connect is None or error.kind != "connection" else self.attempts_to_connect
-        if tries >= attempts:
+        if tries >= self._attempts(error.kind):
             return None
         if error.wait_seconds is not None:
             # A server that wants more than this is out of order for the run; the jitter lets its callers come back one by one.
             return None if error.wait_seconds > self.longest_asked_seconds else error.wait_seconds + self.jitter() * self.base_seconds
         return self.jitter() * min(self.longest_seconds, self.base_seconds * 2**tries)
+
+    def _attempts(self, kind: str) -> int:
+        if kind == "rate_limit":
+            return self.attempts_when_limited
+        return self.attempts if self.attempts_to_connect is None or kind != "connection" else self.attempts_to_connect
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], patience: Patience, stop: asyncio.Event) -> T:

@@ -31,7 +31,10 @@ PERMANENT = ("context_overflow",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """How a sweep ended. `stopped` is None when every trial was asked; `failed` counts trials that a resume would ask again, `why` is the last one's error."""
+    """How a sweep ended. `stopped` is None when every trial was asked.
+
+    `failed` counts trials that a resume would ask again, and `why` is the error of the last one.
+    """
 
     folder: Path
     results: Results | None

@@ -62,6 +62,9 @@ TABLE: list[tuple[Answer, type[ProviderError], str]] = [
     (failure(504, ""), RetryableError, "server"),
     (failure(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}), RetryableError, "overloaded"),
     (Answer(body='{"choices": [', headers={"content-type": "application/json"}), RetryableError, "server"),
+    (Answer(body="[" * 100_000, headers={"content-type": "application/json"}), RetryableError, "server"),
+    (Answer(body="1" * 5_000, headers={"content-type": "application/json"}), RetryableError, "server"),
+    (failure(500, "[" * 100_000), RetryableError, "server"),
     (Answer(body=b"not gzip", headers={"content-encoding": "gzip"}), RetryableError, "connection"),
     (Answer(body={"choices": []}, cut=5), RetryableError, "connection"),
     # the prompt does not fit

@@ -113,7 +113,7 @@ def test_text_and_stop_of_a_reply(answer: Any, text: str, stop: str) -> None:
             Usage(input=408, cached=384, output=30, reasoning=20),
         ),
         ({"prompt_tokens": "408", "completion_tokens": -1, "prompt_tokens_details": [1]}, Usage()),
-        ({"prompt_tokens": 408.0}, Usage(input=408)),
+        ({"prompt_tokens": 408.0, "completion_tokens": float("inf")}, Usage(input=408)),
     ],
 )
 def test_usage_is_read_where_it_is_one(usage: Any, wanted: Usage) -> None:

@@ -61,7 +61,7 @@ def test_no_trial_is_no_recall() -> None:
 
 
 def test_a_cell_counts_what_has_a_score_and_what_has_not() -> None:
-    asked = [trial(reshuffle=i) for i in range(9)]
+    asked = [trial(reshuffle=i) for i in range(10)]
     cell = only(
         [
             record(1.0, of=asked[0]),
@@ -73,11 +73,12 @@ def test_a_cell_counts_what_has_a_score_and_what_has_not() -> None:
             record(0.0, of=asked[6], stop="refusal"),
             record(0.0, of=asked[7], stop="filter"),
             record(of=asked[8], error="timeout"),
+            record(of=asked[9], error="context_overflow"),
         ]
     )
     assert (cell.trials, cell.points, cell.recall) == (4, 2.5, 0.625)
     assert (cell.errors, cell.cut, cell.refused, cell.truncated) == (1, 1, 2, 1)
-    assert cell.lost == {"errors": 1, "cut": 1, "refused": 2, "truncated": 1}
+    assert cell.lost == {"errors": 1, "cut": 1, "refused": 2, "truncated": 1, "overflow": 1}
     assert (cell.low, cell.high) == wilson(2, 4)
     assert cell.missing is None
 
@@ -94,6 +95,7 @@ KINDS = {
     "cut": lambda asked: record(0.0, of=asked, stop="length"),
     "refused": lambda asked: record(1.0, of=asked, stop="refusal"),
     "truncated": lambda asked: record(None, of=asked),
+    "overflow": lambda asked: record(of=asked, error="context_overflow"),
     "error": lambda asked: record(of=asked, error="timeout"),
 }
 

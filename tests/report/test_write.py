@@ -56,7 +56,7 @@ def test_summary_says_what_the_records_say(tmp_path: Path) -> None:
     write(two_models(), tmp_path)
     found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     low, high = wilson(45, 60)
-    rest = {"errors": 0, "refused": 0, "cut": 0, "truncated": 0, "missing": None}
+    rest = {"errors": 0, "refused": 0, "cut": 0, "truncated": 0, "overflow": 0, "missing": None}
     assert found == {
         "a/good": {"recall": 1.0, "low": round(wilson(60, 60)[0], 6), "high": 1.0, "trials": 60, "effective_length": 32_000, **rest},
         "b/weak": {"recall": 0.75, "low": round(low, 6), "high": round(high, 6), "trials": 60, "effective_length": 4_000, **rest},
@@ -95,10 +95,10 @@ def test_cells_are_tidy(tmp_path: Path) -> None:
             "low": round(low, 6),
             "high": high,
         },
-        **{"errors": 1, "cut": 0, "refused": 0, "truncated": 0, "missing": 2},
+        **{"errors": 1, "cut": 0, "refused": 0, "truncated": 0, "overflow": 0, "missing": 2},
     }
     assert second["truncated"] == 1 and second["trials"] == 0 and pandas.isna(second["recall"]) and pandas.isna(second["missing"])
-    assert (tmp_path / "cells.csv").read_text().splitlines()[1].endswith(",1,0,0,0,2")
+    assert (tmp_path / "cells.csv").read_text().splitlines()[1].endswith(",1,0,0,0,0,2")
 
 
 def test_nothing_known_is_null_and_never_nan(tmp_path: Path) -> None:

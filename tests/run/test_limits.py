@@ -30,6 +30,8 @@ def test_the_number_of_tries_is_limited_and_smaller_for_a_server_that_cannot_be_
     assert patience.wait_seconds(busy(), 6) is None
     assert patience.wait_seconds(busy(kind="connection"), 2) is not None
     assert patience.wait_seconds(busy(kind="connection"), 3) is None
+    assert patience.wait_seconds(busy(kind="rate_limit"), 29) is not None
+    assert patience.wait_seconds(busy(kind="rate_limit"), 30) is None
 
 
 @given(asked=st.floats(min_value=0.001, max_value=119), jitter=st.floats(min_value=0, max_value=1), tries=st.integers(1, 5))

@@ -226,7 +226,7 @@ def test_a_prompt_that_the_server_cut_in_silence_is_no_miss(folder: Path, added:
     def answer(asked: Asked) -> Answer:
         tokens = round(len(asked.user) / 4.2) + added
         known[asked.id] = tokens
-        if asked.number == 2:
+        if asked.number == 4:  # the next prompt is the first long one
             return failure(401)
         cut = tokens > 600
         return completion("I do not know." if cut else found(asked), usage={"prompt_tokens": min(tokens, 600), "completion_tokens": 4})
@@ -340,6 +340,29 @@ def test_a_server_that_hiccups_is_asked_again_within_the_run(plan: Plan, tmp_pat
     assert all(outcome(record) == "hit" for record in records)
 
 
+def test_a_rate_limit_slows_the_run_and_fails_nothing(plan: Plan, tmp_path: Path) -> None:
+    """40 requests a second are let through, 30 at a time are asked: 429 for the rest, and in the end every trial is answered."""
+    began = time.monotonic()
+    let_through = 0
+
+    def answer(asked: Asked) -> str | Answer:
+        nonlocal let_through
+        if let_through >= 2 + 40 * (time.monotonic() - began):
+            return failure(429)
+        let_through += 1
+        return found(asked)
+
+    trials = (replace(trial, seed=seed) for seed in range(3) for trial in plan.trials(("user",)))
+    with ChatServer(answer) as server:
+        patience = Patience(base_seconds=0.02, longest_seconds=0.3)
+        records = ask(
+            plan, open_backend("server/m", base_url=server.url), tmp_path / "run", concurrency=30, trials=trials, patience=patience
+        )
+        assert sum(server.times_asked.values()) > 108
+    assert len(records) == 108
+    assert all(record.reply for record in records)
+
+
 def test_a_closed_port_is_told_within_seconds(folder: Path) -> None:
     """Nobody listens: exit 4 soon, the message names --base-url."""
     config = write_config(folder)
@@ -395,7 +418,7 @@ def test_eight_failures_in_a_row_and_no_fewer_stop_a_run(plan: Plan, tmp_path: P
 
 def test_a_stubborn_failure_does_not_keep_a_resume_from_the_rest(folder: Path) -> None:
     """500 for all prompts of one length: the run stops; resumes ask new trials before those that failed, and come to the end."""
-    config = write_config(folder, lengths=[300, 500], depths=[0, 0.25, 0.5, 0.75, 1], reshuffles=3)
+    config = write_config(folder, lengths=[300, 500], depths=[n / 8 for n in range(9)], reshuffles=3)
 
     def answer(asked: Asked) -> str | Answer:
         return failure(500, retry_after="500") if len(asked.user) > 1450 else found(asked)
@@ -403,10 +426,10 @@ def test_a_stubborn_failure_does_not_keep_a_resume_from_the_rest(folder: Path) -
     with ChatServer(answer) as server:
         for _ in range(8):
             done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
-            if len({line["key"] for line in lines(folder / "run")}) == 30:
+            if len({line["key"] for line in lines(folder / "run")}) == 54:
                 break
     assert done.returncode in (3, 4)
-    assert len({line["key"] for line in lines(folder / "run") if line["reply"]}) == 15
+    assert len({line["key"] for line in lines(folder / "run") if line["reply"]}) == 27
 
 
 def test_half_a_surrogate_pair_goes_through_a_whole_sweep(folder: Path) -> None:
