@@ -10,7 +10,7 @@ Depth is a fraction: 0 = before all text, 1 = after all text. Length is the whol
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 FORMAT = 1
@@ -89,9 +89,9 @@ class Trial:
         return self._key
 
     def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
+        fields = _fields(self)
         del fields["_key"]
-        return fields
+        return {**fields, "sampling": _fields(self.sampling), "fingerprints": _fields(self.fingerprints)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":
@@ -217,10 +217,10 @@ class Record:
             "key": self.trial.key,
             "trial": self.trial.to_json(),
             "tokens": self.tokens,
-            "placements": [asdict(placement) for placement in self.placements],
+            "placements": [_fields(placement) for placement in self.placements],
             "reply": _reply_json(self.reply) if self.reply else None,
-            "scores": [asdict(score) for score in self.scores],
-            "error": asdict(self.error) if self.error else None,
+            "scores": [_fields(score) for score in self.scores],
+            "error": _fields(self.error) if self.error else None,
             "at": self.at,
         }
 
@@ -240,11 +240,16 @@ class Record:
         )
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of one of the types above, not their insides: dataclasses.asdict copies all, which is most of what a record would cost."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
 def _reply_json(reply: Reply) -> dict[str, Any]:
-    fields = asdict(reply)
+    usage = _fields(reply.usage)
     if reply.usage.cache_write is None:
-        del fields["usage"]["cache_write"]
-    return fields
+        del usage["cache_write"]
+    return {**_fields(reply), "usage": usage}
 
 
 def _reply(data: Mapping[str, Any]) -> Reply:

@@ -107,7 +107,9 @@ class RateLimiter:
         return len(self.refused) / (len(self.granted) + len(self.refused))
 
     def _headers(self, limits: tuple[float, float], needs: tuple[float, float], now: float, fits: bool) -> dict[str, str]:
-        resets = [60 - now % 60 if self.windows else (limit - level) * 60 / limit for level, limit in zip(self._levels, limits, strict=True)]
+        resets = [
+            60 - now % 60 if self.windows else (limit - level) * 60 / limit for level, limit in zip(self._levels, limits, strict=True)
+        ]
         lacking = [(min(need, limit) - level) * 60 / limit for need, level, limit in zip(needs, self._levels, limits, strict=True)]
         wait = 60 - now % 60 if self.windows else max(lacking)
         left = [max(0, math.floor(level)) for level in self._levels]

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\s*")
+_NO_DURATION = 1e8
+"""Seconds: a reset beyond that is a date in a form of its own."""
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|us|µs|ns|d|h|m|s)")
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
@@ -36,19 +38,18 @@ class RateLimit:
 
 def rate_limit(headers: Mapping[str, str], now: datetime) -> RateLimit | None:
     """The limits in the headers of OpenAI, Azure, Groq and OpenRouter, or of Anthropic; None where there are none."""
-    named = _lower(headers, "ratelimit")
-    if not named:
+    named = {name: value for name, value in _lower(headers).items() if "ratelimit" in name or name == "date"}
+    if len(named) <= ("date" in named):
         return None
-    clock = _clock(_lower(headers, "date"), now)
     if any(name.startswith("anthropic-ratelimit-") for name in named):
-        tokens = "input-tokens" if "anthropic-ratelimit-input-tokens-limit" in named else "tokens"
+        tokens = "input-tokens" if any(name.startswith("anthropic-ratelimit-input-tokens-") for name in named) else "tokens"
         requests_names = [f"anthropic-ratelimit-requests-{what}" for what in ("limit", "remaining", "reset")]
         tokens_names = [f"anthropic-ratelimit-{tokens}-{what}" for what in ("limit", "remaining", "reset")]
     else:
         requests_names = [f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")]
         tokens_names = [f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")]
-    requests = _triple([named.get(name) for name in requests_names], clock)
-    tokens_ = _triple([named.get(name) for name in tokens_names], clock)
+    requests = _triple([named.get(name) for name in requests_names], named, now)
+    tokens_ = _triple([named.get(name) for name in tokens_names], named, now)
     if requests == tokens_ == (None, None, None):
         return None
     return RateLimit(
@@ -67,7 +68,7 @@ def wait_seconds(headers: Mapping[str, str], body: Any, now: datetime) -> float 
     `retry-after-ms`, `retry-after` (seconds or an HTTP date), the reset of a limit of which nothing remains, and the
     `retryDelay` in a Gemini error. Some servers say 0 or -1 where they mean that they do not know: that is no wait.
     """
-    named = _lower(headers, "retry-after", "date")
+    named = _lower(headers)
     milliseconds, after = _number(named.get("retry-after-ms")), named.get("retry-after")
     if milliseconds is not None and milliseconds > 0:
         return milliseconds / 1000
@@ -82,7 +83,7 @@ def wait_seconds(headers: Mapping[str, str], body: Any, now: datetime) -> float 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:
     """`x-should-retry`, which OpenAI and Anthropic send where the status alone misleads; None where it is not said."""
-    said = _lower(headers, "x-should-retry").get("x-should-retry", "").strip().lower()
+    said = _lower(headers).get("x-should-retry", "").strip().lower()
     return {"true": True, "false": False}.get(said)
 
 
@@ -122,9 +123,8 @@ def duration_seconds(text: str) -> float | None:
     return sum(float(count) * _SECONDS[unit] for count, unit in parts)
 
 
-def _lower(headers: Mapping[str, str], *parts: str) -> dict[str, str]:
-    """The headers whose names hold one of `parts`, by lower-case names."""
-    return {name.lower(): value for name, value in headers.items() if any(part in name.lower() for part in parts)}
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _number(text: str | None) -> float | None:
@@ -134,18 +134,18 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _triple(texts: list[str | None], clock: datetime) -> tuple[float | None, float | None, float | None]:
+def _triple(texts: list[str | None], named: Mapping[str, str], now: datetime) -> tuple[float | None, float | None, float | None]:
     """Limit, remaining and reset. A limit that is not above 0 is none (Azure), and then nothing remaining says nothing."""
     limit, remaining = _number(texts[0]), _number(texts[1])
     reset = None if texts[2] is None else duration_seconds(texts[2])
     if texts[2] is not None and reset is None:
-        when = _until(_rfc3339(texts[2]), clock)
+        when = _until(_rfc3339(texts[2]), _clock(named, now))
         reset = None if when is None else max(0.0, when)
     if limit is not None and limit <= 0:
         limit = None
     if remaining is not None and (remaining < 0 or (remaining == 0 and limit is None)):
         remaining = None
-    if reset is not None and (reset < 0 or (reset == 0 and limit is None)):
+    if reset is not None and (not 0 <= reset < _NO_DURATION or (reset == 0 and limit is None)):
         reset = None
     return limit, remaining, reset
 

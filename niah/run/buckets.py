@@ -10,6 +10,7 @@ from typing import NamedTuple
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 _TELLING_SHARE = 0.05
 """So much of a limit must be used before the time of its reset says anything of its period."""
+_MOST_SCALE = 4.0
 _ENOUGH = 8
 """So many requests between two refusals, and the time between them tells a rate."""
 _MANY = 20
@@ -42,6 +43,9 @@ class Bucket:
     period: float = MINUTE
     told: bool = False
     spent: float = 0.0
+    scales: bool = False
+    """The provider may count more than `amount`: by how much more is learnt."""
+    scale: float = 1.0
     held: int = 0
     """How often this bucket made somebody wait since its guess was last looked at."""
     _level: float = 0.0
@@ -49,13 +53,15 @@ class Bucket:
     _implied: float = float("inf")
     _windowed: bool = False
     _window_ends: float = 0.0
+    _anchor: tuple[Mark, float] | None = None
+    """An earlier answer, from which what the provider counts is compared with what was sent, and what remained then."""
 
     def wait(self, amount: float, now: float) -> float:
         """The seconds until there is room for `amount`; for more than the limit, until the bucket is full."""
         if self.limit is None:
             return 0.0
         self._refill(now)
-        missing = min(amount, self.limit) - self._level
+        missing = min(amount * self.scale, self.limit) - self._level
         if missing <= 0:
             return 0.0
         refilled = self._at - now + missing * self.period / self.limit
@@ -63,7 +69,7 @@ class Bucket:
 
     def take(self, amount: float) -> None:
         self.spent += amount
-        self._level -= amount
+        self._level -= amount * self.scale
 
     def put_back(self, amount: float) -> None:
         self.take(-amount)
@@ -90,17 +96,24 @@ class Bucket:
             self._level = max(0.0, limit - self.spent) if first else min(self._level, limit)
             return
         self._learn_period(limit, said, now)
-        later = self.spent - mark.spent
+        if self.scales:
+            self._learn_scale(limit, said.remaining, mark)
+        later = (self.spent - mark.spent) * self.scale
         refilled = 0.0 if self._windowed else (now - mark.at) * limit / self.period
         low, high = sorted((said.remaining, said.remaining + refilled - later))
         self._level = min(limit, low if first else min(max(self._level, low), high))
 
-    def at_most(self, level: float | None, now: float) -> None:
-        """A refusal says that no more than this is left."""
-        if level is None:
-            return
+    def empty(self, now: float) -> None:
+        """A refusal of which nothing is known says that nothing is left."""
         self._refill(now)
-        self._level = min(self._level, level)
+        self._level = min(self._level, 0.0)
+
+    def refuse(self, amount: float, remaining: float | None, now: float) -> None:
+        """A refusal whose headers were observed: `amount` was not counted, and no more than `remaining` is left."""
+        if remaining is not None:
+            self._refill(now)
+            self._level = min(self._level, remaining)
+            self.spent -= amount
 
     def forget(self) -> None:
         """A guess is given up: somebody told of the limits, and this is not among them."""
@@ -141,6 +154,18 @@ class Bucket:
         if said.reset > self.period * (used / limit + 0.25):
             self._windowed = True
         self._window_ends = now + min(said.reset, self.period) if self._windowed else 0.0
+
+    def _learn_scale(self, limit: float, remaining: float, mark: Mark) -> None:
+        if self._anchor is None or self._windowed or remaining > 0.9 * limit:
+            self._anchor = mark, remaining
+            return
+        then, remained = self._anchor
+        sent = mark.spent - then.spent
+        if sent > 0.25 * limit:
+            counted = remained - remaining + (mark.at - then.at) * limit / self.period
+            self.scale = min(_MOST_SCALE, max(1.0, counted / sent))
+        if sent > 4 * limit:
+            self._anchor = mark, remaining
 
 
 @dataclass(slots=True)
@@ -206,7 +231,7 @@ class Guesses:
             self._learn(now)
         for guess in self._both:
             if guess.bucket.limit is not None:
-                guess.bucket.at_most(0.0, now)
+                guess.bucket.empty(now)
 
     def succeeded(self, now: float) -> None:
         """A request went through: after enough of them the limit that holds back is raised."""

@@ -97,7 +97,7 @@ class Pacer:
     ):
         self.in_flight = 0
         self.allowed = max(1, min(start, most))
-        self.requests, self.tokens = Bucket(), Bucket()
+        self.requests, self.tokens = Bucket(), Bucket(scales=True)
         self._guesses = Guesses(self.requests, self.tokens)
         self._most, self._doubling, self._longest_wait = most, doubling, longest_wait
         self._stop, self._now, self._sleep, self._jitter = stop, now, sleep, jitter
@@ -191,8 +191,8 @@ class Pacer:
             self._overloads, self._overloaded_at = self._overloads + 1, self._number
             self.allowed, self._credit = max(1, self.allowed // 2), 0
         if turn.heard is not None:
-            self.requests.at_most(turn.heard.remaining_requests, now)
-            self.tokens.at_most(turn.heard.remaining_tokens, now)
+            self.requests.refuse(1.0, turn.heard.remaining_requests, now)
+            self.tokens.refuse(turn.tokens, turn.heard.remaining_tokens, now)
         elif limited and not (self.requests.told or self.tokens.told):
             self._guesses.refused(turn.tokens, now, fresh=fresh)
         if wait_seconds is None:

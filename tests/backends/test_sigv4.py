@@ -147,10 +147,10 @@ class Verifier(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def door() -> Iterator[str]:
     server = http.server.HTTPServer(("127.0.0.1", 0), Verifier)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -242,16 +242,20 @@ def test_without_botocore_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("no_aws")
-def test_aws_own_client_asks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_own_client_asks_the_same() -> None:
     """botocore's client, with its sending replaced: same URL, same body, same signing service; its validator takes our bodies."""
     from botocore.awsrequest import AWSResponse
     from botocore.session import Session
+
+    class Raw(io.BytesIO):
+        def stream(self) -> Iterator[bytes]:
+            yield self.read()
 
     sent: list[Any] = []
 
     def send(request: Any, **_: Any) -> Any:
         sent.append(request)
-        return AWSResponse(request.url, 200, {}, io.BytesIO(b"{}"))
+        return AWSResponse(request.url, 200, {}, Raw(b"{}"))
 
     client = Session().create_client("bedrock-runtime", "us-east-1", aws_access_key_id=ACCESS, aws_secret_access_key=SECRET)
     client.meta.events.register("before-send.bedrock-runtime", send)

@@ -542,10 +542,10 @@ def test_what_a_sweep_reads_from_the_cache(look_back: int) -> None:
     def shallow_first(cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return sorted(cells, key=lambda cell: cell[1])
 
-    assert share_read(shallow_first(ONE_LENGTH), look_back) > 0.75
-    assert share_read(shallow_first(LENGTHS), look_back) > 0.85
-    assert share_read(shallow_first(ONE_LENGTH)[::-1], look_back) > 0.5
-    assert share_read(shallow_first(LENGTHS)[::-1], look_back) > 0.5
+    assert share_read(shallow_first(ONE_LENGTH), look_back) > 0.78
+    assert share_read(shallow_first(LENGTHS), look_back) > 0.87
+    assert share_read(shallow_first(ONE_LENGTH)[::-1], look_back) > 0.68
+    assert share_read(shallow_first(LENGTHS)[::-1], look_back) > 0.73
     assert share_read([(4_400_000, 400_000), (4_400_000, 4_000_000)], look_back) > 0.08  # a shallow trial, then a much deeper one
 
 
