@@ -156,7 +156,7 @@ def load_experiment(config: str | None, overrides: Mapping[str, Any]) -> Experim
         raise UsageError(f"config {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} is no valid TOML: {error}") from None
-    data.setdefault("name", path.stem)
+    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip(".-_") or "experiment")
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return Experiment.model_validate({**data, **given})

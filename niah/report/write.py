@@ -25,7 +25,22 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-COLUMNS = ("model", "cue", "length", "depth", "trials", "recall", "low", "high", "errors", "cut", "refused", "truncated", "overflow", "missing")
+COLUMNS = (
+    "model",
+    "cue",
+    "length",
+    "depth",
+    "trials",
+    "recall",
+    "low",
+    "high",
+    "errors",
+    "cut",
+    "refused",
+    "truncated",
+    "overflow",
+    "missing",
+)
 """Of cells.csv, one line a cell. Recalls are rounded to six decimals; `missing` is empty where the plan is not known."""
 DECIMALS = 6
 WIDEST = 10
@@ -93,7 +108,11 @@ def table(results: Results) -> "Table":
     from rich.text import Text
 
     summaries = results.summaries
-    lost = [name for name in ("errors", "refused", "cut", "truncated", "overflow", "missing") if any(getattr(one, name) for one in summaries.values())]
+    lost = [
+        name
+        for name in ("errors", "refused", "cut", "truncated", "overflow", "missing")
+        if any(getattr(one, name) for one in summaries.values())
+    ]
     made = Table(caption=f"effective length: the largest whose lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}")
     made.add_column("model", overflow="fold")
     for name in ("recall", "95% interval", "trials", *lost, "effective length"):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from niah.backends import Backend
 from niah.errors import BadRequest, ContextOverflow, FatalError, ProviderError
 from niah.run.limits import Patience, Stopped, patiently
 from niah.run.store import Store
+from niah.run.truncation import Truncation
 from niah.task.score import Scorer
 from niah.trial import Failure, Needle, Prompt, Record, Reply, Score, Trial
 
@@ -28,33 +29,6 @@ class Progress(Protocol):
     def recorded(self, record: Record) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Truncation:
-    """Notices prompts that a server cut without saying so, by the input tokens that it reports.
-
-    Servers count in tokens of their own, so what is compared is the ratio to the planned count, corpus by corpus: well
-    below the highest ratio seen so far, the prompt did not arrive whole. Of the count from which others are judged,
-    `added_tokens` may be the server's own words, which weigh more in a short prompt. No text has over `most_characters` a token.
-    """
-
-    most_characters: float = 8.0
-    least_share: float = 0.8
-    added_tokens: int = 64
-    _highest: dict[str, float] = field(default_factory=dict)
-
-    def learn(self, corpus: str, tokens: int, reply: Reply) -> None:
-        """Take an answer, of this session or an earlier one, as an example."""
-        ratio = ((reply.usage.input or 0) - self.added_tokens) / tokens
-        self._highest[corpus] = max(ratio, self._highest.get(corpus, 0.0))
-
-    def happened(self, trial: Trial, tokens: int, characters: int, reply: Reply) -> bool:
-        reported = reply.usage.input
-        if not reported:
-            return False
-        self.learn(trial.corpus, tokens, reply)
-        return reported / tokens < self.least_share * self._highest[trial.corpus] or characters > self.most_characters * reported
 
 
 class Runner:

@@ -132,8 +132,11 @@ class Store:
             await asyncio.gather(self._writer, return_exceptions=True)
 
     def rewrite(self, records: Iterator[Record]) -> None:
-        """Replace all lines at once (for rescoring): a crash leaves the old file."""
+        """Replace all lines at once: a crash leaves the old file."""
         write_whole(self.folder / TRIALS, b"".join(map(_line, records)))
+        os.close(self._file)
+        self._file = os.open(self.folder / TRIALS, os.O_RDWR)
+        self._size = os.fstat(self._file).st_size
 
     async def _write(self) -> None:
         while self._waiting:

@@ -17,8 +17,9 @@ from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
 from niah.report.stats import Results, Where
 from niah.run.plan import Materials, Plan, gather
-from niah.run.runner import Progress, Runner, Truncation
+from niah.run.runner import Progress, Runner
 from niah.run.store import Store, describe, read
+from niah.run.truncation import Truncation, cut_at_the_window
 from niah.task.needles import NeedleSet
 from niah.task.prompt import resolve_cue
 from niah.task.score import scorer
@@ -99,10 +100,19 @@ def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
         store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
         session = _Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress)
         stopped, interrupted = asyncio.run(session.ask_all())
+        _withhold(store, progress)
         swept = conclude(folder, stopped=stopped, interrupted=interrupted)
         if not swept.missing and not swept.failed:
             store.finish()
     return swept
+
+
+def _withhold(store: Store, progress: Progress) -> None:
+    """Take the scores from answers whose prompts, as it showed later, had been cut by the server."""
+    cut = cut_at_the_window(read(store.folder))
+    if cut:
+        store.rewrite(replace(record, scores=()) if (record.model, record.trial.key) in cut else record for record in read(store.folder))
+        progress.note(f"{len(cut)} earlier answers are not scored after all: the server had cut their prompts too")
 
 
 def description(experiment: Experiment, materials: Materials, cues: Mapping[str, list[str]]) -> dict[str, Any]:

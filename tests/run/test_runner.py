@@ -16,8 +16,9 @@ from niah.backends.fake import FakeBackend
 from niah.errors import BadRequest, ContextOverflow, FatalError, RetryableError, UsageError
 from niah.run.limits import Patience
 from niah.run.plan import Plan, gather
-from niah.run.runner import Runner, Truncation
+from niah.run.runner import Runner
 from niah.run.store import Store, read
+from niah.run.truncation import Truncation
 from niah.task.score import scorer
 from niah.trial import Prompt, Record, Reply, Trial, Usage, outcome
 from tests.chat_server import Answer, Asked, ChatServer, closed_port, completion, failure
@@ -242,6 +243,30 @@ def test_a_prompt_that_the_server_cut_in_silence_is_no_miss(folder: Path, added:
         wanted = ("", "0", "4") if length == "1100" else ("1.0", "4", "0")
         assert (row["recall"], row["trials"], row["truncated"]) == wanted
     assert all(line["scores"] == [] for line in lines(folder / "run") if line["trial"]["length"] == 1100)
+
+
+def test_even_the_first_prompts_that_a_server_cut_are_no_misses(folder: Path) -> None:
+    """The server's window is below the shortest length: with nothing to compare with, its first answers were scored at first."""
+    config = write_config(folder, lengths=[500, 900, 1500], depths=[0, 1], reshuffles=4)
+
+    def answer(asked: Asked) -> Answer:
+        tokens = min(round(len(asked.user) / 4.2), 400)
+        return completion("I do not know.", usage={"prompt_tokens": tokens, "completion_tokens": 4})
+
+    with ChatServer(answer) as server:
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+    assert done.returncode == 3, done.stderr
+    assert "earlier answers are not scored after all" in done.stdout
+    assert {(row["recall"], row["trials"], row["truncated"]) for row in cells(folder / "run")} == {("", "0", "4")}
+
+
+def test_tables_of_numbers_do_not_look_like_truncation() -> None:
+    """Three digits a token there, one here: a low ratio, but no more characters a token than prose has."""
+    truncation = Truncation()
+    prose = Reply(text="", usage=Usage(input=1000))
+    assert not truncation.happened(any_trial(1000), 1000, 4200, prose)
+    assert not truncation.happened(any_trial(1000), 1000, 1500, Reply(text="", usage=Usage(input=600)))
+    assert truncation.happened(any_trial(1000), 1000, 4200, Reply(text="", usage=Usage(input=600)))
 
 
 def test_words_that_a_server_adds_do_not_look_like_truncation() -> None:
