@@ -10,6 +10,7 @@ from typing import NamedTuple
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 _TELLING_SHARE = 0.05
 """So much of a limit must be used before the time of its reset says anything of its period."""
+_RESERVE, _MOST_RESERVE = 0.01, 0.08
 _MOST_SCALE = 4.0
 _ENOUGH = 8
 """So many requests between two refusals, and the time between them tells a rate."""
@@ -50,6 +51,8 @@ class Bucket:
     """How often this bucket made somebody wait since its guess was last looked at."""
     _level: float = 0.0
     _at: float = 0.0
+    _reserve: float = 0.0
+    """The share of the limit that is left alone, because what was heard of the level is old when the next request arrives."""
     _implied: float = float("inf")
     _windowed: bool = False
     _window_ends: float = 0.0
@@ -61,7 +64,8 @@ class Bucket:
         if self.limit is None:
             return 0.0
         self._refill(now)
-        missing = min(amount * self.scale, self.limit) - self._level
+        reserve = self._reserve * self.limit if self.period == MINUTE else 0.0
+        missing = min(amount * self.scale + reserve, self.limit) - self._level
         if missing <= 0:
             return 0.0
         refilled = self._at - now + missing * self.period / self.limit
@@ -86,12 +90,13 @@ class Bucket:
         the level is only moved as far as to agree with one of the two. Who names no limit has at least what remains.
         """
         limit, first = said.limit, not self.told
-        if limit is None and said.remaining:
+        if limit is None and said.remaining is not None:
             limit = max(said.remaining, (self.limit or 0.0) if self.told else 0.0)
-        if limit is None:
+        if not limit:
             return
         self._refill(now)
         self.limit, self.told = limit, True
+        self._reserve = self._reserve or _RESERVE
         if said.remaining is None:
             self._level = max(0.0, limit - self.spent) if first else min(self._level, limit)
             return
@@ -113,6 +118,7 @@ class Bucket:
         if remaining is not None:
             self._refill(now)
             self._level = min(self._level, remaining)
+            self._reserve = min(_MOST_RESERVE, 2 * self._reserve)
             self.spent -= amount
 
     def forget(self) -> None:

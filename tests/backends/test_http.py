@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from niah.backends.http import Sender, retry_after_seconds
+from niah.backends.http import Sender
+from niah.backends.rates import wait_seconds
 from niah.errors import BadRequest, BadResponse, ContextOverflow, FatalError, ProviderError, RetryableError
 from tests.chat_server import Answer, ChatServer, closed_port, completion, failure
 
@@ -132,9 +133,9 @@ def test_a_wait_may_be_a_date() -> None:
     """An HTTP date, with or without a zone, counts from now."""
     now = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
     later = now + timedelta(seconds=90)
-    assert retry_after_seconds({"retry-after": format_datetime(later, usegmt=True)}, now) == 90
-    assert retry_after_seconds({"retry-after": "Sun, 22 Nov 2026 10:01:30 -0000"}, now) == 90
-    assert retry_after_seconds({"retry-after": "Sun, 22 Nov 2026 12:01:30 +0200"}, now) == 90
+    assert wait_seconds({"retry-after": format_datetime(later, usegmt=True)}, {}, now) == 90
+    assert wait_seconds({"retry-after": "Sun, 22 Nov 2026 10:01:30 -0000"}, {}, now) == 90
+    assert wait_seconds({"retry-after": "Sun, 22 Nov 2026 12:01:30 +0200"}, {}, now) == 90
     error = error_of(failure(429, retry_after=SOON))
     assert isinstance(error, RetryableError)
     assert error.wait_seconds is not None

@@ -253,8 +253,8 @@ REQUEST = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(REQUEST, max_size=40), st.integers(1, 9), st.integers(1, 300), st.integers(50, 2000), st.booleans())
+@settings(deadline=None, max_examples=100)
+@given(st.lists(REQUEST, min_size=3, max_size=40), st.integers(1, 9), st.integers(1, 300), st.integers(50, 2000), st.booleans())
 def test_never_too_many_never_too_much_and_everyone_goes(requests: list[Any], most: int, per_minute: int, tokens: int, doubling: bool):
     limit = RateLimit(limit_requests=per_minute, limit_tokens=tokens)
     granted: list[tuple[float, float]] = []
