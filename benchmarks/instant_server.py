@@ -1,12 +1,21 @@
 """A chat completions server that answers every request at once with the same words: what is measured is the client.
 
-    python benchmarks/instant_server.py PORT
+python benchmarks/instant_server.py PORT
 """
 
 import asyncio
+import json
 import sys
 
-ANSWER = b'{"id":"x","object":"chat.completion","model":"instant","choices":[{"index":0,"message":{"role":"assistant","content":"I do not know."},"finish_reason":"stop"}],"usage":{"prompt_tokens":2000,"completion_tokens":5}}'
+ANSWER = json.dumps(
+    {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "instant",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "I do not know."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 2000, "completion_tokens": 5},
+    }
+).encode()
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 
 

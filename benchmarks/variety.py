@@ -62,8 +62,8 @@ def repeats(texts: Iterable[str], characters_wanted: int) -> str:
             break
     seconds = time.process_time() - started
     repeated = [block for block, count in seen.items() if count > 1]
-    line = f"{characters / 1e6:.1f}M characters in {documents} documents ({characters / 1e6 / seconds:.2f}M characters/s), repeated paragraphs {len(repeated)}"
-    return line + "".join(f"\n    {block[:150]}" for block in repeated[:3])
+    line = f"{characters / 1e6:.1f}M characters in {documents} documents ({characters / 1e6 / seconds:.2f}M characters/s)"
+    return f"{line}, repeated paragraphs {len(repeated)}" + "".join(f"\n    {block[:150]}" for block in repeated[:3])
 
 
 def main() -> None:

@@ -40,6 +40,8 @@ class Experiment(BaseModel):
     name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="begins the name of the run's folder")
     models: tuple[str, ...] = Field(min_length=1, description="backend/model, as in server/llama or baseline/bm25")
     base_url: str | None = Field(default=None, description="where server/ models answer, ending in /v1")
+    key_variable: str | None = Field(default=None, description="environment variable with the key, instead of the usual one")
+    raw: bool = Field(default=False, description="server/ models are base models: completions without a chat template")
     corpora: tuple[str, ...] = Field(min_length=1, description="builtin/NAME, a prepared corpus, or a path")
     needles: str = Field(default="default", description="a needle set's name or file, or words, numbers, uuids")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of the whole prompt: a list, or {from, to, steps, scale}")
@@ -83,7 +85,7 @@ class Experiment(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The fields that make two runs the same experiment: how fast, where, and under which name does not matter."""
-        return self.model_dump(mode="json", exclude={"name", "base_url", "concurrency", "timeout_seconds", "strict"})
+        return self.model_dump(mode="json", exclude={"name", "base_url", "key_variable", "concurrency", "timeout_seconds", "strict"})
 
 
 def parse_length(value: Any) -> int:

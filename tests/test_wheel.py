@@ -27,7 +27,9 @@ def run(installed: Path, cwd: Path, *words: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(installed), "NIAH_CACHE": str(cwd / "cache")}
     # -P keeps the editable install of the checkout, if there is one, behind the wheel
     program = f"import sys; sys.path.insert(0, {str(installed)!r}); from niah.cli import main; main()"
-    done = subprocess.run([sys.executable, "-P", "-c", program, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

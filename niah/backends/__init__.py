@@ -1,7 +1,8 @@
-"""Whom we ask. `open_backend("server/llama", base_url=...)` gives a Backend; the table says which class a prefix means."""
+"""Whom we ask. `open_backend("server/llama", Connection(base_url=...))` gives a Backend; the table says which class a prefix means."""
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from niah.errors import UsageError, did_you_mean
@@ -35,15 +36,34 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How a model is reached. `key_variable` names the environment variable with its key, `raw` asks for completions without a chat."""
+
+    base_url: str | None = None
+    timeout_seconds: float = 600
+    key_variable: str | None = None
+    raw: bool = False
+
+
+_REMOTE = "niah.backends.remote:open_remote"
 TABLE: Mapping[str, str] = {
+    "anthropic": _REMOTE,
+    "azure": _REMOTE,
     "baseline": "niah.backends.baseline:open_baseline",
-    "openai": "niah.backends.openai:open_openai",
-    "server": "niah.backends.openai:open_server",
+    "bedrock": _REMOTE,
+    "bedrock-invoke": _REMOTE,
+    "gemini": _REMOTE,
+    "ollama": _REMOTE,
+    "openai": _REMOTE,
+    "openrouter": _REMOTE,
+    "responses": _REMOTE,
+    "server": _REMOTE,
 }
 """prefix of a model's name -> "module:function" that opens it; imported when it is asked for."""
 
 
-def open_backend(model: str, *, base_url: str | None = None, timeout_seconds: float = 600) -> Backend:
+def open_backend(model: str, connection: Connection | None = None) -> Backend:
     """The backend of `backend/model`. UsageError for an unknown one names the nearest."""
     prefix, slash, name = model.partition("/")
     if prefix not in TABLE:
@@ -51,4 +71,4 @@ def open_backend(model: str, *, base_url: str | None = None, timeout_seconds: fl
     if not slash or not name:
         raise UsageError(f"model {model!r}: write {prefix}/NAME")
     module, _, function = TABLE[prefix].partition(":")
-    return getattr(importlib.import_module(module), function)(name, base_url=base_url, timeout_seconds=timeout_seconds)
+    return getattr(importlib.import_module(module), function)(prefix, name, connection or Connection())

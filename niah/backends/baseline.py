@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from niah import sentences
+from niah.backends import Connection
 from niah.errors import UsageError, did_you_mean
 from niah.trial import Cue, Prompt, Reply
 
@@ -46,8 +47,8 @@ def _best_sentence(context: str, question: str) -> str:
     return candidates[int(scores.argmax())]
 
 
-def open_baseline(name: str, *, base_url: str | None, timeout_seconds: float) -> Bm25:
-    """The baseline called `name`; it takes neither an address nor a time limit."""
+def open_baseline(prefix: str, name: str, connection: Connection) -> Bm25:
+    """The baseline called `name`; it needs no connection."""
     if name != "bm25":
         raise UsageError(f"model 'baseline/{name}' is unknown; {did_you_mean(f'baseline/{name}', ['baseline/bm25'])}")
     return Bm25()

@@ -29,6 +29,8 @@ Config = Annotated[
 ]
 Model = Annotated[list[str] | None, typer.Option("--model", help="backend/model, as in server/llama or baseline/bm25. May be given again.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Where server/ models answer, as in http://127.0.0.1:8000/v1.")]
+KeyVariable = Annotated[str | None, typer.Option(help="Environment variable with the key, instead of the usual one.")]
+Raw = Annotated[bool | None, typer.Option("--raw", help="server/ models are base models: completions without a chat template.")]
 Lengths = Annotated[str | None, typer.Option(help="Prompt lengths in tokens, as in 1k,16k,128000.")]
 Depths = Annotated[str | None, typer.Option(help="Depths as fractions, as in 0,0.5,1.")]
 Reshuffles = Annotated[int | None, typer.Option(help="Trials a cell, spread over the corpora.")]
@@ -53,6 +55,8 @@ def sweep(
     config: Config = None,
     models: Model = None,
     base_url: BaseUrl = None,
+    key_variable: KeyVariable = None,
+    raw: Raw = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -73,7 +77,8 @@ def sweep(
     from niah.run.sweep import sweep as run
 
     experiment = _experiment(
-        config, models=models, base_url=base_url, lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
+        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
+        reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency,
     )  # fmt: skip
     console = _console()
@@ -91,6 +96,8 @@ def plan(
     config: Config = None,
     models: Model = None,
     base_url: BaseUrl = None,
+    key_variable: KeyVariable = None,
+    raw: Raw = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -110,7 +117,8 @@ def plan(
     from niah.run.overview import overview
 
     experiment = _experiment(
-        config, models=models, base_url=base_url, lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
+        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
+        reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency,
     )  # fmt: skip
     facts = overview(experiment)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 _TELLING_SHARE = 0.05
 """So much of a limit must be used before the time of its reset says anything of its period."""
+_MARGIN = 1.0
+"""Seconds after a reset, which servers tell in whole ones."""
 _RESERVE, _MOST_RESERVE = 0.01, 0.08
 _MOST_SCALE = 4.0
 _ENOUGH = 8
@@ -159,7 +161,7 @@ class Bucket:
         self.period = MINUTE if self._implied < (MINUTE * HOUR) ** 0.5 else HOUR if self._implied < (HOUR * DAY) ** 0.5 else DAY
         if said.reset > self.period * (used / limit + 0.25):
             self._windowed = True
-        self._window_ends = now + min(said.reset, self.period) if self._windowed else 0.0
+        self._window_ends = now + min(said.reset, self.period) + _MARGIN if self._windowed else 0.0
 
     def _learn_scale(self, limit: float, remaining: float, mark: Mark) -> None:
         if self._anchor is None or self._windowed or remaining > 0.9 * limit:

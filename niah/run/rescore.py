@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from niah.backends import Backend, open_backend
+from niah.backends import Backend, Connection, open_backend
 from niah.errors import UsageError
 from niah.report import write as report
 from niah.report.stats import Where, where
@@ -84,7 +84,7 @@ def _open_judge(records: Sequence[Record], judge: str | None, base_url: str | No
         raise UsageError("scorer 'judge' needs a model that judges: --judge backend/model")
     if judge in {record.model for record in records}:
         raise UsageError(f"{judge!r} was tested in this run and cannot judge itself: choose another --judge")
-    return judge, open_backend(judge, base_url=base_url)
+    return judge, open_backend(judge, Connection(base_url=base_url))
 
 
 def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: str, backend: Backend, verdicts: dict[int, Score]) -> None:

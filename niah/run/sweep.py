@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from niah import __version__
-from niah.backends import Backend, open_backend
+from niah.backends import Backend, Connection, open_backend
 from niah.config import Experiment
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
@@ -58,9 +58,13 @@ def cues_of(experiment: Experiment, model: str, backend: Backend) -> tuple[Cue, 
 
 def open_backends(experiment: Experiment) -> dict[str, Backend]:
     """All models of an experiment, opened before anything is asked of the first."""
-    return {
-        model: open_backend(model, base_url=experiment.base_url, timeout_seconds=experiment.timeout_seconds) for model in experiment.models
-    }
+    connection = Connection(
+        base_url=experiment.base_url,
+        timeout_seconds=experiment.timeout_seconds,
+        key_variable=experiment.key_variable,
+        raw=experiment.raw,
+    )
+    return {model: open_backend(model, connection) for model in experiment.models}
 
 
 def choose_folder(experiment: Experiment, results: Path) -> Path:

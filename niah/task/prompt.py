@@ -77,6 +77,7 @@ class PromptMaker:
         self._needles = needles.by_id()
         self._tokenizer = tokenizer
         self._template = template
+        self._system_tokens, self._cue_tokens = tokenizer.count(template.system), tokenizer.count(CUE)
         self._measures = {
             name: Measures(
                 tokenizer, cache / "measures" / f"{corpus.fingerprint}-{tokenizer.fingerprint}-{sentences.VERSION}.npz" if cache else None
@@ -90,7 +91,7 @@ class PromptMaker:
         needles = [self._needles[id_] for id_ in trial.needles]
         question = " ".join(needle.question for needle in needles)
         before, after = around_context(self._template.user, question, CUE if trial.cue == "user" else "")
-        fixed = self._tokenizer.count(self._template.system) + (self._tokenizer.count(CUE) if trial.cue == "prefill" else 0)
+        fixed = self._system_tokens + (self._cue_tokens if trial.cue == "prefill" else 0)
         inserts = [Insert(text=needle.text, depth=depth) for needle, depth in zip(needles, trial.depths, strict=True)]
         inserts += _distractors(trial, needles)
         filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.length, elsewhere=fixed)

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from niah.backends import TABLE, open_backend
-from niah.backends.openai import OPENAI, SERVER, reply, request
+from niah.backends import TABLE, Connection, open_backend
+from niah.backends.models import Capabilities
+from niah.backends.openai import OPENAI, SERVER, reply
 from niah.errors import BadResponse, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Sampling, Usage
 from tests.chat_server import Answer, ChatServer, completion
+
+UNKNOWN = Capabilities(model="x")
 
 
 def prompt(cue: Cue = "off", **sampling: Any) -> Prompt:
@@ -28,7 +31,7 @@ def prompt(cue: Cue = "off", **sampling: Any) -> Prompt:
 
 def ask(answer: Answer | str, cue: Cue = "off") -> Reply:
     async def once() -> Reply:
-        backend = open_backend("server/m", base_url=server.url, timeout_seconds=5)
+        backend = open_backend("server/m", Connection(base_url=server.url, timeout_seconds=5))
         try:
             return await backend.ask(prompt(cue))
         finally:
@@ -42,11 +45,11 @@ def test_the_bodies_of_the_three_cue_modes() -> None:
     """Exactly these fields, for a server: off and user end in the user's turn, prefill in the assistant's with its two switches."""
     system, user = {"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Some text.\n\nWhich?"}
     plain = {"model": "m", "stream": False, "max_tokens": 2048}
-    assert request(prompt(), "m", SERVER) == {**plain, "messages": [system, user]}
+    assert SERVER.request(prompt(), "m", UNKNOWN) == {**plain, "messages": [system, user]}
     closing = {"role": "user", "content": "Some text.\n\nWhich?\n\nHere it is:"}
-    assert request(prompt("user"), "m", SERVER) == {**plain, "messages": [system, closing]}
+    assert SERVER.request(prompt("user"), "m", UNKNOWN) == {**plain, "messages": [system, closing]}
     begun = {"role": "assistant", "content": "Here it is:"}
-    assert request(prompt("prefill"), "m", SERVER) == {
+    assert SERVER.request(prompt("prefill"), "m", UNKNOWN) == {
         **plain,
         "messages": [system, user, begun],
         "continue_final_message": True,
@@ -56,7 +59,7 @@ def test_the_bodies_of_the_three_cue_modes() -> None:
 
 def test_openai_itself_has_its_own_name_for_the_cap() -> None:
     """max_completion_tokens there, and only there; sampling fields only when given."""
-    body = request(prompt(max_output_tokens=77, temperature=0.0), "gpt", OPENAI)
+    body = OPENAI.request(prompt(max_output_tokens=77, temperature=0.0), "gpt", UNKNOWN)
     assert body["max_completion_tokens"] == 77
     assert "max_tokens" not in body
     assert body["temperature"] == 0.0
@@ -167,15 +170,16 @@ def test_half_a_surrogate_pair_in_an_answer_is_kept() -> None:
 
 def test_backends_are_found_by_their_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry of the table opens; unknown names are refused with the nearest known one."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
+    for variable, value in {"OPENAI_API_KEY": "sk-0123456789abcdef", "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(variable, value)
     names = {"baseline": "bm25"}
     for prefix in TABLE:
-        backend = open_backend(f"{prefix}/{names.get(prefix, 'm')}", base_url="http://127.0.0.1:1/v1")
+        backend = open_backend(f"{prefix}/{names.get(prefix, 'm')}", Connection(base_url="http://127.0.0.1:1/v1"))
         assert backend.preferred_cue in backend.cues
         assert backend.concurrency >= 1
         asyncio.run(backend.close())
     assert open_backend("openai/m").cues == {"off", "user"}
-    assert open_backend("server/m", base_url="https://h/v1").concurrency == 64
+    assert open_backend("server/m", Connection(base_url="https://h/v1")).concurrency == 64
     for name, told in (("opnai/m", "'openai'"), ("baseline/bm52", "baseline/bm25"), ("server/", "server/NAME"), ("m", "known:")):
         with pytest.raises(UsageError, match=told):
-            open_backend(name, base_url="http://h/v1")
+            open_backend(name, Connection(base_url="http://h/v1"))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from niah.backends.rates import RateLimit, rate_limit, wait_seconds
-from niah.run.buckets import DAY, Bucket, Mark, Said
+from niah.run.buckets import DAY, Bucket, Guesses, Mark, Said
 from niah.run.pacing import Pacer
 from tests.bucket_server import EPOCH, STYLES, BucketServer, RateLimiter, Style, run_virtually, virtual_now
 
@@ -92,11 +92,12 @@ def test_a_server_that_counts_more_tokens_than_we_do(style: Style):
     assert pacer.tokens.scale == pytest.approx(1.3, rel=0.1)
 
 
-def test_limits_that_come_back_all_at_once():
-    limiter = RateLimiter(windows=True)
+@pytest.mark.parametrize("style", ["openai", "anthropic"])
+def test_limits_that_come_back_all_at_once(style: Style):
+    limiter = RateLimiter(style=style, windows=True)
     sweep(limiter, sizes("both bind"))
     assert limiter.throughput() >= 0.8
-    assert limiter.refused_share() < 0.05
+    assert limiter.refused_share() < 0.02
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -144,7 +145,7 @@ def test_who_names_no_limit_has_at_least_what_remains():
     bucket.observe(Said(None, 9, None), Mark(0.0, 1.0), 0.0)
     assert bucket.limit == 9
     bucket.observe(Said(None, 0, None), Mark(0.0, 1.0), 0.0)
-    assert bucket.wait(1.0, 0.0) == pytest.approx(60 / 9)
+    assert bucket.wait(1.0, 0.0) == pytest.approx(60 / 9, abs=1)
 
 
 def test_guesses_end_where_headers_begin():
@@ -189,3 +190,35 @@ def test_over_http(style: Style):
     assert len(limiter.granted) == 300
     assert limiter.throughput() >= 0.9
     assert limiter.refused_share() < 0.02
+
+
+def test_who_stands_behind_a_large_request_that_gives_up_goes_as_soon_as_it_fits():
+    async def main() -> float:
+        pacer = Pacer(most=64, now=virtual_now)
+        async with pacer.turn(0) as turn:
+            turn.observed(RateLimit(limit_tokens=600, remaining_tokens=0))
+        large = asyncio.create_task(pacer.turn(600).__aenter__())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(2.0, large.cancel)
+        async with pacer.turn(50):
+            return virtual_now()
+
+    assert run_virtually(main()) == pytest.approx(5.6)  # 5 seconds' tokens, and the 1% that is left alone
+
+
+def test_refusals_of_one_burst_were_no_throughput():
+    requests, tokens = Bucket(), Bucket()
+    guesses = Guesses(requests, tokens)
+    guesses.began(0.0)
+    for bucket, amount in ((requests, 1.0), (tokens, 1000.0)):
+        for _ in range(34):
+            bucket.take(amount)
+    for number in range(4):
+        guesses.refused(1000.0, 30.0, fresh=number == 0)
+    assert requests.limit == pytest.approx(20)  # 30 in the burst of a minute's depth and half a minute's refill
+    assert tokens.limit == pytest.approx(20_000)
+    for bucket, amount in ((requests, 1.0), (tokens, 1000.0)):
+        for _ in range(11):
+            bucket.take(amount)
+    guesses.refused(1000.0, 60.0, fresh=True)
+    assert requests.limit == pytest.approx(20)

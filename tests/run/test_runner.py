@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from niah.backends import Backend, open_backend
+from niah.backends import Backend, Connection, open_backend
 from niah.backends.fake import FakeBackend
 from niah.errors import BadRequest, ContextOverflow, FatalError, RetryableError, UsageError
 from niah.run.limits import Patience
@@ -344,7 +344,7 @@ def test_a_server_that_dies_in_the_middle_stops_the_run_with_everything_kept(pla
         return completion(found(asked), delay=0.002)
 
     with ChatServer(answer) as server:
-        backend = open_backend("server/m", base_url=server.url)
+        backend = open_backend("server/m", Connection(base_url=server.url))
         with pytest.raises(FatalError, match="in a row failed"):
             ask(plan, backend, tmp_path / "run")
     records = recorded(tmp_path / "run")
@@ -361,7 +361,7 @@ def test_a_server_that_hiccups_is_asked_again_within_the_run(plan: Plan, tmp_pat
         return trouble[asked.number // 3 % len(trouble)] if asked.number % 3 == 1 else found(asked)
 
     with ChatServer(answer) as server:
-        records = ask(plan, open_backend("server/m", base_url=server.url), tmp_path / "run")
+        records = ask(plan, open_backend("server/m", Connection(base_url=server.url)), tmp_path / "run")
     assert len(records) == 36
     assert all(outcome(record) == "hit" for record in records)
 
@@ -382,7 +382,12 @@ def test_a_rate_limit_slows_the_run_and_fails_nothing(plan: Plan, tmp_path: Path
     with ChatServer(answer) as server:
         patience = Patience(base_seconds=0.02, longest_seconds=0.3)
         records = ask(
-            plan, open_backend("server/m", base_url=server.url), tmp_path / "run", concurrency=30, trials=trials, patience=patience
+            plan,
+            open_backend("server/m", Connection(base_url=server.url)),
+            tmp_path / "run",
+            concurrency=30,
+            trials=trials,
+            patience=patience,
         )
         assert sum(server.times_asked.values()) > 108
     assert len(records) == 108

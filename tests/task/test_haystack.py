@@ -62,7 +62,7 @@ def test_the_count_is_that_of_a_full_encode_and_within_one_sentence(
     documents: list[str], depths: list[float], tokens: int, whole: bool
 ) -> None:
     """Whatever the text, the count equals a full encode, is never above the asked one, and the next sentence would not fit."""
-    corpus = corpus_of(*(text for text in (document.strip() for document in documents) if text) or ["Nothing. "])
+    corpus = corpus_of("Nothing.", *filter(None, (document.strip() for document in documents)))
     tokenizer: Tokenizer = WholeOnly() if whole else NIAH_8K
     haystack = haystack_of(corpus, tokenizer)
     inserts = [Insert(text=f"{NEEDLE[:-1]} {i}.", depth=depth) for i, depth in enumerate(depths)]

@@ -24,7 +24,7 @@ def test_niah_8k_round_trips_any_text(text: str) -> None:
 _ENCODING = niah_8k_encoding()
 
 
-def niah_8k_encoding_once():  # noqa: ANN201
+def niah_8k_encoding_once():
     return _ENCODING
 
 
