@@ -57,6 +57,8 @@ class Experiment(BaseModel):
     scorers: tuple[str, ...] = Field(default=("contains",), min_length=1, description="the first one makes the recall")
     concurrency: int | None = Field(default=None, ge=1, description="requests in flight; default 64 for servers, 1 for local readers")
     timeout_seconds: float = Field(default=600, gt=0, description="longest wait for one answer")
+    max_cost: float | None = Field(default=None, gt=0, description="dollars that a run may spend: a hard cap")
+    max_tokens: int | None = Field(default=None, ge=1, description="tokens, input and output, that a run may use: a hard cap")
     sampling: SamplingTable = SamplingTable()
 
     @field_validator("models", "corpora", "scorers", "cue", mode="before")
@@ -68,6 +70,11 @@ class Experiment(BaseModel):
     @classmethod
     def _no_doubles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
+
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _max_tokens(cls, value: Any) -> Any:
+        return parse_length(value) if isinstance(value, str) else value
 
     @field_validator("lengths", mode="before")
     @classmethod
@@ -85,7 +92,9 @@ class Experiment(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The fields that make two runs the same experiment: how fast, where, and under which name does not matter."""
-        return self.model_dump(mode="json", exclude={"name", "base_url", "key_variable", "concurrency", "timeout_seconds", "strict"})
+        return self.model_dump(
+            mode="json", exclude={"name", "base_url", "key_variable", "concurrency", "timeout_seconds", "strict", "max_cost", "max_tokens"}
+        )
 
 
 def parse_length(value: Any) -> int:

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -55,13 +56,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the server sends. `body` is JSON, or text or bytes as they are; `cut` closes the connection after so many bytes of the body."""
+    """What the server sends. `body` is JSON, or text or bytes as they are; `cut` closes the connection after so many bytes of the body.
+
+    `reset` breaks the connection before anything is sent, and `trickle` sends the body evenly over so many seconds.
+    """
 
     body: Any = ""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     delay: float = 0.0
     cut: int | None = None
+    reset: bool = False
+    trickle: float = 0.0
 
 
 def completion(text: Any, *, finish: str | None = "stop", usage: Any = None, delay: float = 0.0, **message: Any) -> Answer:
@@ -207,6 +213,11 @@ class _Connection(asyncio.Protocol):
     def _send(self, asked: Asked, answer: Answer) -> None:
         if self._transport is None:
             return
+        if answer.reset:
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it sends a reset
+            self._transport.abort()
+            return
         content, kind = answer.body, "text/plain"
         if isinstance(content, str):
             content = content.encode()
@@ -214,9 +225,24 @@ class _Connection(asyncio.Protocol):
             content, kind = json.dumps(content).encode(), "application/json"
         headers = {"content-type": kind, **answer.headers, "content-length": str(len(content))}
         lines = [f"HTTP/1.1 {answer.status} Status", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        self._transport.write("\r\n".join(lines).encode("latin-1") + content[: answer.cut])
+        head = "\r\n".join(lines).encode("latin-1")
+        if answer.trickle:
+            self._transport.write(head)
+            self._trickle(asked, content, answer.trickle / max(1, len(content)))
+            return
+        self._transport.write(head + content[: answer.cut])
         if answer.cut is not None:
             self._transport.close()
+        else:
+            asked.answered = True
+
+    def _trickle(self, asked: Asked, content: bytes, pause: float) -> None:
+        """Send one byte, and after a pause the others; nothing to a client that has gone away."""
+        if self._transport is None:
+            return
+        self._transport.write(content[:1])
+        if len(content) > 1:
+            asyncio.get_running_loop().call_later(pause, self._trickle, asked, content[1:], pause)
         else:
             asked.answered = True
 

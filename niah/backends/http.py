@@ -6,10 +6,12 @@ over aiohttp's connections, a transport that httpx-aiohttp provides.
 
 import asyncio
 import json
+import os
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,11 +21,15 @@ from httpx_aiohttp import AiohttpTransport
 
 from niah.backends.classify import classify, decoded, message_of
 from niah.backends.rates import hear
-from niah.errors import BadResponse, FatalError, RetryableError
+from niah.errors import BadResponse, FatalError, IncompleteError, RetryableError
 
 _CONNECT_SECONDS = 10.0
 _SHOWN_CHARACTERS = 200
 _LEAST_KEY_CHARACTERS = 12
+_PIECE = 1 << 20
+_SLOWEST_UPLOAD = 100_000
+"""Bytes a second: a file gets as much more time than a question."""
+_LONGEST_DOWNLOAD_SECONDS = 3600.0
 _UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
@@ -59,22 +65,48 @@ class Sender:
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
         request = self._request(self._base_url + path, content)
         started = time.perf_counter()
+        response = await self._exchange(request, self._seconds)
+        seconds = time.perf_counter() - started
+        return self._decode(response, str(request.url)), seconds
+
+    async def get(self, path: str) -> Any:
+        """The decoded answer to one GET. Raises ProviderError in its kinds."""
+        request = self._request(self._base_url + path, b"", "GET")
+        return self._decode(await self._exchange(request, self._seconds), str(request.url))
+
+    async def download(self, path: str, into: BinaryIO) -> None:
+        """Write what is at `path` into a file, piece by piece. The key, should it be in there, is: see `without_key`."""
+        await self._exchange(self._request(self._base_url + path, b"", "GET"), _LONGEST_DOWNLOAD_SECONDS, into)
+
+    async def post_file(self, path: str, file: BinaryIO, *, media: str, form: Mapping[str, str] | None = None) -> Any:
+        """The decoded answer to a POST of a file, as it is or as the part "file" of a form. It is never whole in memory."""
+        head, tail = b"", b""
+        if form is not None:
+            head, tail, media = _form(form, media)
+        size = len(head) + file.seek(0, os.SEEK_END) + len(tail)
+        request = self._request(
+            self._base_url + path, _pieces(head, file, tail), headers={"content-type": media, "content-length": str(size)}
+        )
+        response = await self._exchange(request, self._seconds + size / _SLOWEST_UPLOAD)
+        return self._decode(response, str(request.url))
+
+    async def _exchange(self, request: httpx.Request, seconds: float, into: BinaryIO | None = None) -> httpx.Response:
+        """One request and the whole of a successful answer, which goes `into` a file where one is given."""
         try:
-            async with asyncio.timeout(self._seconds):  # a limit of aiohttp's would start anew with every piece of an answer
+            async with asyncio.timeout(seconds):  # a limit of aiohttp's would start anew with every piece of an answer
                 response = await self._opened().handle_async_request(request)
                 try:
-                    await response.aread()
+                    await (_write(response, into) if into is not None and response.is_success else response.aread())
                 finally:
                     await response.aclose()
         except TimeoutError:
-            raise RetryableError(f"{request.url} did not answer within {self._seconds:g} seconds", kind="timeout", billed=True) from None
+            raise RetryableError(f"{request.url} did not answer within {seconds:g} seconds", kind="timeout", billed=True) from None
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             raise self._broken(error, str(request.url)) from None
-        seconds = time.perf_counter() - started
         hear(response.headers)
         if not response.is_success:
             raise self._refused(response, str(request.url))
-        return self._decode(response, str(request.url)), seconds
+        return response
 
     async def close(self) -> None:
         """Close all connections."""
@@ -92,13 +124,17 @@ class Sender:
             self._transport = AiohttpTransport(client=session, verify=False, proxy=_proxy(self._base_url))
         return self._transport
 
-    def _request(self, url: str, content: bytes) -> httpx.Request:
+    def _request(
+        self, url: str, content: bytes | AsyncIterator[bytes], method: str = "POST", headers: Mapping[str, str] | None = None
+    ) -> httpx.Request:
         timeout = {"connect": min(_CONNECT_SECONDS, self._seconds)}
         if url not in self._urls:
             self._urls[url] = httpx.URL(url)  # parsing it costs as much as sending
-        request = httpx.Request("POST", self._urls[url], content=content, headers=self._headers, extensions={"timeout": timeout})
+        all_headers = {**self._headers, **headers} if headers else self._headers
+        request = httpx.Request(method, self._urls[url], content=content, headers=all_headers, extensions={"timeout": timeout})
         if self._sign is not None:
-            request.headers.update(self._sign("POST", str(request.url), content))
+            assert isinstance(content, bytes), "files are not sent where requests are signed"
+            request.headers.update(self._sign(method, str(request.url), content))
         return request
 
     def _broken(self, error: Exception, url: str) -> RetryableError:
@@ -112,7 +148,7 @@ class Sender:
 
     def _decode(self, response: httpx.Response, url: str) -> Any:
         try:
-            text = self._without_key(response.text).lstrip()
+            text = self.without_key(response.text).lstrip()
         except httpx.DecodingError:
             raise RetryableError(f"{url} answered what cannot be unpacked", kind="server", billed=True) from None
         if "html" in response.headers.get("content-type", "") or text[:1] == "<":
@@ -135,13 +171,42 @@ class Sender:
 
     def _shown(self, text: str) -> str:
         """A short piece of a server's text for a message: one line, and without the key if a server echoes it."""
-        line = " ".join(self._without_key(text).split())
+        line = " ".join(self.without_key(text).split())
         return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
+        """A text of the server's without the key, should it repeat it."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text
+
+
+async def _pieces(head: bytes, file: BinaryIO, tail: bytes) -> AsyncIterator[bytes]:
+    yield head
+    file.seek(0)
+    while piece := file.read(_PIECE):
+        yield piece
+    yield tail
+
+
+async def _write(response: httpx.Response, into: BinaryIO) -> None:
+    try:
+        async for piece in response.aiter_bytes(_PIECE):
+            try:
+                into.write(piece)
+            except OSError as error:
+                raise IncompleteError(f"an answer cannot be kept ({error.strerror}): make room and run the same command again") from None
+    except httpx.DecodingError:
+        raise RetryableError(f"{response.request.url} answered what cannot be unpacked", kind="server", billed=True) from None
+
+
+def _form(fields: Mapping[str, str], media: str) -> tuple[bytes, bytes, str]:
+    """A form (RFC 7578) in front of the file in it and behind, and its own media type."""
+    boundary = uuid.uuid4().hex
+    part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    told = "".join(f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+    head = f'{told}{part}"file"; filename="batch.jsonl"\r\nContent-Type: {media}\r\n\r\n'
+    return head.encode(), f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def _proxy(url: str) -> httpx.Proxy | None:

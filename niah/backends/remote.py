@@ -12,7 +12,7 @@ from niah.backends import Connection
 from niah.backends.http import Sender
 from niah.backends.models import Capabilities, capabilities
 from niah.backends.wire import Wire
-from niah.errors import BadRequest, BadResponse, FatalError, UsageError
+from niah.errors import BadRequest, FatalError, UsageError
 from niah.trial import Cue, Prompt, Reply
 
 _BEARER = "authorization"
@@ -59,6 +59,16 @@ PROVIDERS: Mapping[str, Provider] = {
 """prefix of a model's name -> how it is reached."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """A model's format, the connection to its provider, and what is known of it."""
+
+    model: str
+    wire: Wire
+    sender: Sender
+    capabilities: Capabilities
+
+
 class RemoteBackend:
     """One model behind an API. `missing_key` names the variable in which its key should be, where it is not."""
 
@@ -87,8 +97,6 @@ class RemoteBackend:
             if prompt.cue_mode != "prefill":
                 raise
             raise BadRequest(f"{error} Perhaps this server does not go on with an assistant's turn: try --cue user.") from None
-        if not isinstance(body, dict):
-            raise BadResponse(f"the server answered JSON that is no answer of a model: {str(body)[:100]}")
         return self._wire.reply(body, seconds)
 
     async def count(self, prompt: Prompt) -> int | None:
@@ -98,6 +106,10 @@ class RemoteBackend:
             return None
         body, _ = await self._sender.post(counting.path(self._model), counting.request(prompt, self._model, self.capabilities))
         return counting.tokens(body)
+
+    def channel(self) -> Channel:
+        """What else than `ask` needs to send the model's requests: batches."""
+        return Channel(model=self._model, wire=self._wire, sender=self._sender, capabilities=self.capabilities)
 
     async def close(self) -> None:
         await self._sender.close()

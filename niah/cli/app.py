@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from niah import __version__
-from niah.cli import haystacks, needles, reports, sweeps
+from niah.cli import haystacks, models, needles, reports, sweeps
 
 app = typer.Typer(
     name="niah",
@@ -33,6 +33,8 @@ def root(
 app.command()(sweeps.sweep)
 app.command()(sweeps.plan)
 app.command()(sweeps.prompt)
+app.command()(models.models)
+app.command()(models.check)
 app.command()(reports.report)
 app.command()(reports.rescore)
 app.add_typer(haystacks.app, name="haystack")

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -31,6 +32,7 @@ class Tally:
     scored: int = 0
     failed: int = 0
     cells: dict[tuple[float, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    spending: Callable[[], str] = lambda: ""
 
     def add(self, record: Record) -> None:
         self.asked += 1
@@ -53,7 +55,8 @@ class Tally:
         recall = f"recall {self.points / self.scored:.2f}" if self.scored else "no scores yet"
         left = (self.total - self.done) * self.seconds / self.asked if self.asked else 0
         failed = f", {self.failed:,} without score" if self.failed else ""
-        return f"{recall}{failed}, {self.tokens / self.seconds:,.0f} tokens/s, {_clock(left)} left"
+        spent = self.spending()
+        return f"{recall}{failed}, {self.tokens / self.seconds:,.0f} tokens/s, {_clock(left)} left" + (f", {spent}" if spent else "")
 
 
 class PlainProgress:
@@ -63,9 +66,13 @@ class PlainProgress:
         self._console = console
         self._tally = Tally("", 0, 0)
         self._said = 0.0
+        self._spending: Callable[[], str] = lambda: ""
+
+    def watch(self, spending: Callable[[], str]) -> None:
+        self._spending = spending
 
     def begin(self, model: str, total: int, done: int) -> None:
-        self._tally = Tally(model, total, done)
+        self._tally = Tally(model, total, done, spending=self._spending)
         self._said = time.monotonic()
         already = f", {done:,} of them already answered" if done else ""
         self.note(f"{model}: {total:,} trials{already}")
@@ -100,11 +107,15 @@ class LiveProgress:
         )
         self._task: TaskID | None = None
         self._live: Live | None = None
+        self._spending: Callable[[], str] = lambda: ""
+
+    def watch(self, spending: Callable[[], str]) -> None:
+        self._spending = spending
 
     def begin(self, model: str, total: int, done: int) -> None:
         if self._task is not None:
             self._bar.update(self._task, visible=False)
-        self._tally = Tally(model, total, done)
+        self._tally = Tally(model, total, done, spending=self._spending)
         self._task = self._bar.add_task(model, total=total, completed=done, status="")
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)

@@ -4,11 +4,28 @@ import json
 import os
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from niah.cli.options import (
+    BaseUrl,
+    Concurrency,
+    Config,
+    Corpora,
+    CueMode,
+    Depths,
+    Format,
+    KeyVariable,
+    Lengths,
+    Model,
+    Needles,
+    Raw,
+    Reshuffles,
+    Seed,
+    Tokenizer,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,30 +33,6 @@ if TYPE_CHECKING:
     from niah.config import Experiment
     from niah.run.sweep import Swept
     from niah.trial import Prompt
-
-
-class Format(StrEnum):
-    text = "text"
-    json = "json"
-
-
-Config = Annotated[
-    str | None,
-    typer.Argument(help="A config's name (quickstart, anthropic, classic, cue-ablation) or a TOML file.", show_default="quickstart"),
-]
-Model = Annotated[list[str] | None, typer.Option("--model", help="backend/model, as in server/llama or baseline/bm25. May be given again.")]
-BaseUrl = Annotated[str | None, typer.Option(help="Where server/ models answer, as in http://127.0.0.1:8000/v1.")]
-KeyVariable = Annotated[str | None, typer.Option(help="Environment variable with the key, instead of the usual one.")]
-Raw = Annotated[bool | None, typer.Option("--raw", help="server/ models are base models: completions without a chat template.")]
-Lengths = Annotated[str | None, typer.Option(help="Prompt lengths in tokens, as in 1k,16k,128000.")]
-Depths = Annotated[str | None, typer.Option(help="Depths as fractions, as in 0,0.5,1.")]
-Reshuffles = Annotated[int | None, typer.Option(help="Trials a cell, spread over the corpora.")]
-Corpora = Annotated[list[str] | None, typer.Option("--corpus", help="builtin/NAME, a prepared corpus, or a path. May be given again.")]
-Needles = Annotated[str | None, typer.Option(help="A needle set's name or file, or words, numbers, uuids.")]
-CueMode = Annotated[str | None, typer.Option(help="off, user, prefill or auto; several separated by commas.")]
-Seed = Annotated[int | None, typer.Option(help="Draws the reshuffles and deals the needles.")]
-Tokenizer = Annotated[str | None, typer.Option(help="niah-8k, a tiktoken encoding, or a tokenizer.json.")]
-Concurrency = Annotated[int | None, typer.Option(help="Requests in flight.", show_default="64 for servers, 1 for local readers")]
 
 
 def _experiment(config: str | None, **options: Any) -> "Experiment":
@@ -66,6 +59,9 @@ def sweep(
     seed: Seed = None,
     tokenizer: Tokenizer = None,
     concurrency: Concurrency = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before the run could have cost more dollars than this.")] = None,
+    max_tokens: Annotated[str | None, typer.Option(help="Stop before the run could have used more tokens than this, as in 2M.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a sweep that may cost more than $5.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="a dated one under results/")] = None,
 ) -> None:
     """Sweep models over lengths and depths.
@@ -79,17 +75,30 @@ def sweep(
     experiment = _experiment(
         config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
         reshuffles=reshuffles, corpora=corpora,
-        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency,
+        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
     console = _console()
     folder = out or choose_folder(experiment, Path("results"))
     resume = _resume_line(folder, given=out is not None)
     try:
-        swept = run(experiment, folder, _progress(console))
+        swept = run(experiment, folder, _progress(console), lambda dollars: _agree(dollars, yes, experiment.max_cost, console))
     except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
         console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     raise typer.Exit(_tell(swept, console, resume=resume))
+
+
+def _agree(dollars: float, yes: bool, cap: float | None, console: "Console") -> None:
+    """Ask before a sweep that may cost much; where nobody can answer, --yes must have been given."""
+    from niah.errors import UsageError
+    from niah.run.money import ASK_FROM_DOLLARS
+
+    may_cost = min(dollars, cap) if cap is not None else dollars
+    if may_cost <= ASK_FROM_DOLLARS or yes:
+        return
+    if not console.is_terminal or os.environ.get("CI"):
+        raise UsageError(f"this sweep may cost ${may_cost:,.2f}: say --yes, or set --max-cost (niah plan shows the bill)")
+    typer.confirm(f"This sweep may cost ${may_cost:,.2f} (niah plan shows the bill). Go on?", abort=True)
 
 
 def plan(
@@ -108,6 +117,9 @@ def plan(
     tokenizer: Tokenizer = None,
     concurrency: Annotated[int | None, typer.Option(hidden=True, help="Taken and not used, so that a sweep's line becomes a plan.")] = None,
     out: Annotated[Path | None, typer.Option(hidden=True, help="Taken and not used.")] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Tokens a minute that your account allows, as in 200k: tells the time.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
 ) -> None:
     """Say what a sweep would ask, and ask nothing.
@@ -125,10 +137,20 @@ def plan(
     if format is Format.json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        _show_plan(facts)
+        _show_plan(facts, _tokens(rate, "--rate") if rate else 0)
 
 
-def _show_plan(facts: dict[str, Any]) -> None:
+def _tokens(text: str, option: str) -> int:
+    from niah.config import parse_length
+    from niah.errors import UsageError
+
+    try:
+        return parse_length(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _show_plan(facts: dict[str, Any], rate: int) -> None:
     from niah.cli.tables import table
     from niah.report.labels import length_labels
 
@@ -136,16 +158,32 @@ def _show_plan(facts: dict[str, Any]) -> None:
     lengths, corpora = ", ".join(length_labels(facts["lengths"])), ", ".join(facts["corpora"])
     grid = f"{len(facts['lengths'])} lengths ({lengths}) x {len(facts['depths'])} depths x {facts['reshuffles']} reshuffles"
     console.print(f"{facts['experiment']}: {grid} of {corpora}; {facts['needles']} needles; tokens of {facts['tokenizer']}", markup=False)
-    rows = [(model, ", ".join(entry["cues"]), *_numbers(entry), entry["cost"]) for model, entry in facts["models"].items()]
-    if len(rows) > 1:
-        rows.append(("all", "", *_numbers(facts["total"]), "unknown"))
-    console.print(table(("model", "cue", "trials", "requests", "input tokens", "output tokens at most", "cost"), rows, right=range(2, 7)))
+    entries = facts["models"] | ({"all": facts["total"] | {"cues": []}} if len(facts["models"]) > 1 else {})
+    numbers = [_numbers(entry) for entry in entries.values()]
+    console.print(table(("", *entries), list(zip(_ROWS, *numbers, strict=True)), right=range(1, len(entries) + 1)))
+    if rate:
+        minutes = (facts["total"]["input_tokens"] + facts["total"]["output_tokens"]) / rate
+        console.print(
+            f"at {rate:,} tokens a minute: {minutes:,.0f} minutes; in an hour it needs {minutes / 60 * rate:,.0f} a minute", markup=False
+        )
+    for model, entry in facts["models"].items():
+        console.print(f"prices of {model}: {entry['prices']}", markup=False, soft_wrap=True)
     for line in [*(f"warning: {warning}" for warning in facts["warnings"]), *(f"not known: {line}" for line in facts["unknown"])]:
         console.print(line, markup=False, soft_wrap=True)
 
 
+_ROWS = ("cue", "requests", "input tokens", "of these cacheable", "output tokens", "live", "with prompt caching", "in batches")
+
+
 def _numbers(entry: dict[str, Any]) -> list[str]:
-    return [f"{entry[name]:,}" for name in ("trials", "requests", "input_tokens", "output_tokens_at_most")]
+    counts = [f"{entry[name]:,}" for name in ("trials", "input_tokens")]
+    share = f"{entry['cached_tokens'] / entry['input_tokens']:.0%}"
+    dollars = [_dollars(entry[name]) for name in ("live_dollars", "cached_dollars", "batch_dollars")]
+    return [", ".join(entry["cues"]), *counts, share, f"{entry['output_tokens']:,}", *dollars]
+
+
+def _dollars(amount: float | None) -> str:
+    return "unknown" if amount is None else f"${amount:,.2f}"
 
 
 def prompt(

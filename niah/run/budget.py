@@ -2,7 +2,7 @@
 held back, and what it did cost takes the place of that when the answer is there.
 
 How many tokens a provider will count is not known before it has said so. The bound is the planned count times the highest ratio
-seen so far with a tenth on top; before the first answer it is one token for each byte, more than any tokenizer makes.
+seen so far with a tenth on top; before the first answer it is twice the planned count, and the first request goes alone.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from niah.backends.models import Capabilities, cost_dollars, most_dollars
 from niah.errors import BudgetError, RetryableError, UsageError
 from niah.trial import Prompt, Record, Reply, Usage
 
-_MARGIN, _ADDED_TOKENS = 1.1, 128
-"""On the highest ratio of reported to planned input tokens, and for what a provider's template adds."""
+_MARGIN, _UNSEEN, _ADDED_TOKENS = 1.1, 2.0, 128
+"""On the highest ratio of reported to planned input tokens, that ratio before any answer, and for what a provider's template adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,7 @@ class Meter:
 
     def most(self, prompt: Prompt) -> Spend:
         """The most that one request can cost."""
-        size = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in prompt.messages()) if not self._ratio else 0
-        planned = int(prompt.tokens * self._ratio * _MARGIN) if self._ratio else size
+        planned = int(prompt.tokens * (self._ratio * _MARGIN if self._ratio else _UNSEEN))
         given, answer = planned + _ADDED_TOKENS, self.cap(prompt)
         return Spend(dollars=most_dollars(given, answer, self.capabilities) or 0.0, tokens=given + answer)
 
@@ -124,7 +123,9 @@ class Budget:
             self._changed.set()
 
     def status(self) -> str:
-        """Spent so far, for people."""
+        """Spent so far, for people; "" where nothing that costs is known."""
+        if not self.spent.dollars and self.max_dollars is None:
+            return ""
         limit = f" of ${self.max_dollars:,.2f}" if self.max_dollars is not None else ""
         return f"${self.spent.dollars:,.2f}{limit} spent"
 

@@ -1,5 +1,6 @@
 """What can be told without asking a model: the plan of an experiment, one prompt of it, what corpora and needle sets there are."""
 
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from niah import resources
+from niah.backends import TABLE
+from niah.backends.models import packaged
+from niah.backends.remote import PROVIDERS
 from niah.config import Experiment
 from niah.errors import UsageError, did_you_mean
+from niah.run.money import ANSWER_TOKENS, THINKING_TOKENS, estimate
 from niah.run.plan import Plan, gather
-from niah.run.sweep import cues_of, open_backends
+from niah.run.sweep import capabilities_of, cues_of, open_backends
 from niah.task.corpus import builtin_names, hub_names, open_corpus
 from niah.task.hub import load_sources
 from niah.task.needles import check, given_away, load_needles, set_names
@@ -19,10 +24,10 @@ from niah.task.snapshot import cache_folder, find_snapshot
 from niah.trial import Prompt
 
 UNKNOWN = (
-    "price: no prices are known yet, so what this costs is unknown",
-    "output tokens: up to the cap, usually far fewer; thinking counts as output",
+    f"output tokens: assumed are {ANSWER_TOKENS} an answer, and {THINKING_TOKENS:,} more where a model thinks; the cap allows more",
     "input tokens as the provider counts them: its tokenizer and chat template differ from ours",
 )
+DOLLARS = ("live_dollars", "cached_dollars", "batch_dollars")
 SCANNED_DOCUMENTS = 1024
 """So many documents of an unlimited corpus are looked through for key facts."""
 
@@ -35,16 +40,24 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     for model, backend in open_backends(experiment).items():
         cues = cues_of(experiment, model, backend)
         everything |= set(cues)
-        trials, cap = plan.count(cues), experiment.sampling.max_output_tokens
+        trials, cap, known = plan.count(cues), experiment.sampling.max_output_tokens, capabilities_of(backend)
+        bill = estimate(experiment, len(cues), known)
+        free = model.startswith("baseline/")
         models[model] = {
             "cues": list(cues),
             "trials": trials,
-            "requests": trials,
-            "input_tokens": plan.input_tokens(cues),
             "output_tokens_at_most": trials * cap,
-            "cost": "unknown",
+            **(bill.to_json() | (dict.fromkeys(DOLLARS, 0.0) if free else {})),
+            "prices": "none: a local reader" if free else known.source,
         }
-    sums = {name: sum(entry[name] for entry in models.values()) for name in ("trials", "requests", "input_tokens", "output_tokens_at_most")}
+    counted = ("trials", "requests", "input_tokens", "cached_tokens", "output_tokens", "output_tokens_at_most")
+    sums: dict[str, Any] = {name: sum(entry[name] for entry in models.values()) for name in counted}
+    for name in DOLLARS:
+        values = [entry[name] for entry in models.values()]
+        sums[name] = None if None in values else sum(values)
+    unknown = [
+        f"price of {model}: it is in no table, so its cost is unknown" for model, entry in models.items() if entry["live_dollars"] is None
+    ]
     return {
         "experiment": experiment.name,
         "cells": len(experiment.lengths) * len(experiment.depths),
@@ -57,7 +70,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
         "models": models,
         "total": sums,
         "warnings": plan.check(tuple(sorted(everything))),
-        "unknown": list(UNKNOWN),
+        "unknown": [*unknown, *UNKNOWN],
     }
 
 
@@ -119,3 +132,31 @@ def check_needles(name: str, corpus_names: list[str]) -> Iterator[str]:
         documents = (corpus.document(number) for number in numbers)
         for document, needle in given_away(needles.needles, ((document.id, document.text) for document in documents)):
             yield f"{needle}: document {document!r} of corpus {corpus_name!r} holds all its key facts"
+
+
+def backends() -> list[tuple[str, str, str, str]]:
+    """(prefix, variables of its key, whether one is set, number of known models) of every backend."""
+    rows: list[tuple[str, str, str, str]] = []
+    for prefix in TABLE:
+        provider = PROVIDERS.get(prefix)
+        keys = provider.keys if provider else ()
+        count = len(known_models(prefix))
+        rows.append((prefix, ", ".join(keys), "yes" if any(map(os.environ.get, keys)) else "", f"{count:,}" if count else ""))
+    return rows
+
+
+def known_models(prefix: str) -> list[tuple[str, ...]]:
+    """What is known of the models of a backend; UsageError for an unknown backend."""
+    if prefix not in TABLE:
+        raise UsageError(f"backend {prefix!r} is unknown; {did_you_mean(prefix, TABLE)}")
+    provider = PROVIDERS.get(prefix)
+    described = (provider.described_as if provider else "") or prefix
+    rows: list[tuple[str, ...]] = []
+    for name, known in packaged().items():
+        if name.partition("/")[0] == described:
+            prices = known.prices
+            costs = [f"{price:g}" if price is not None else "" for price in (prices.input, prices.output)] if prices else ["", ""]
+            prefill = {True: "yes", False: "no", None: ""}[known.prefill]
+            window = f"{known.window_tokens:,}" if known.window_tokens else ""
+            rows.append((name.partition('/')[2], window, prefill, known.thinking or "", *costs, known.retires or ""))
+    return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ class Plan:
                 for j in range(len(self.experiment.depths)):
                     for cue in cues:
                         yield self._trial(corpus, i, j, reshuffle, cue)
+
+    def trials_for_caches(self, cues: tuple[Cue, ...]) -> Iterator[Trial]:
+        """All trials in the order that prompt caches want: in a reshuffle the deepest needle first, which fills the cache for the others.
+
+        The first one of a reshuffle comes before the last ones of the reshuffle in front of it, so that nobody waits for it.
+        """
+        waiting: list[Trial] = []
+        for _, group in groupby(self.trials(cues), key=lambda trial: trial.reshuffle):
+            ordered = sorted(group, key=lambda trial: trial.length * trial.depths[0], reverse=True)
+            yield ordered[0]
+            yield from waiting
+            waiting = ordered[1:]
+        yield from waiting
 
     def count(self, cues: tuple[Cue, ...]) -> int:
         """The number of trials for a model."""

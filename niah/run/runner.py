@@ -26,6 +26,7 @@ class Progress(Protocol):
     """Who is told how the sweep goes."""
 
     def begin(self, model: str, total: int, done: int) -> None: ...
+    def watch(self, spending: Callable[[], str]) -> None: ...
     def recorded(self, record: Record) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
@@ -47,6 +48,7 @@ class Runner:
         stop: asyncio.Event,
         patience: Patience | None = None,
         truncation: Truncation | None = None,
+        warm_up: bool = False,
     ):
         self._model = model
         self._backend = backend
@@ -58,6 +60,8 @@ class Runner:
         self._stop = stop
         self._patience = patience or Patience()
         self._truncation = truncation or Truncation()
+        self._warm_up = warm_up
+        self._warmed: dict[int, asyncio.Event] = {}
         self._failures = 0
         self._answered = False
 
@@ -72,7 +76,7 @@ class Runner:
                 trial = next(trials, None)
                 if trial is None:
                     return
-                await self._trial(trial)
+                await self._in_turn(trial)
         except Stopped:
             return
         tasks = [asyncio.create_task(self._work(trials)) for _ in range(concurrency)]
@@ -91,9 +95,23 @@ class Runner:
             if self._stop.is_set():
                 return
             try:
-                await self._trial(trial)
+                await self._in_turn(trial)
             except Stopped:
                 return
+
+    async def _in_turn(self, trial: Trial) -> None:
+        """Ask a trial; of those that share their text the first one goes ahead, and the others find it in the provider's cache."""
+        ahead = self._warmed.get(trial.reshuffle) if self._warm_up else None
+        if ahead is not None or not self._warm_up:
+            if ahead is not None:
+                await ahead.wait()
+            await self._trial(trial)
+            return
+        self._warmed[trial.reshuffle] = asyncio.Event()
+        try:
+            await self._trial(trial)
+        finally:
+            self._warmed[trial.reshuffle].set()
 
     async def _trial(self, trial: Trial) -> None:
         prompt = self._make(trial)
@@ -106,10 +124,17 @@ class Runner:
             await self._failed(trial, prompt, error)
             return
         self._failures, self._answered = 0, True
-        await self._keep(self._record(trial, prompt, reply=reply, scores=self._score(trial, prompt, reply)))
+        await self.take(trial, prompt, reply)
+
+    async def take(self, trial: Trial, prompt: Prompt, came: Reply | ProviderError) -> None:
+        """Score and record what came of a trial; batches bring it here by themselves."""
+        if isinstance(came, ProviderError):
+            await self._keep(self._record(trial, prompt, error=Failure(kind=came.kind, message=str(came))))
+        else:
+            await self._keep(self._record(trial, prompt, reply=came, scores=self._score(trial, prompt, came)))
 
     async def _failed(self, trial: Trial, prompt: Prompt, error: ProviderError) -> None:
-        await self._keep(self._record(trial, prompt, error=Failure(kind=error.kind, message=str(error))))
+        await self.take(trial, prompt, error)
         if isinstance(error, ContextOverflow):
             return
         self._failures += 1

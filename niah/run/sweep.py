@@ -2,32 +2,30 @@
 
 import asyncio
 import platform
-import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from niah import __version__
 from niah.backends import Backend, Connection, open_backend
+from niah.backends.models import Capabilities
+from niah.backends.remote import RemoteBackend
 from niah.config import Experiment
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
 from niah.report.stats import Results, Where
+from niah.run.money import estimate
 from niah.run.plan import Materials, Plan, gather
-from niah.run.runner import Progress, Runner
+from niah.run.runner import Progress
+from niah.run.session import Session, budget_of, state_of
 from niah.run.store import Store, describe, read
-from niah.run.truncation import Truncation, cut_at_the_window
+from niah.run.truncation import cut_at_the_window
 from niah.task.needles import NeedleSet
 from niah.task.prompt import resolve_cue
-from niah.task.score import scorer
 from niah.task.snapshot import cache_folder
-from niah.trial import Cue, Failure, fingerprint
-
-PERMANENT = ("context_overflow",)
-"""Failures that asking again cannot mend: a resumed run leaves these trials alone."""
+from niah.trial import Cue, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +54,25 @@ def cues_of(experiment: Experiment, model: str, backend: Backend) -> tuple[Cue, 
     return cues
 
 
-def open_backends(experiment: Experiment) -> dict[str, Backend]:
-    """All models of an experiment, opened before anything is asked of the first."""
-    connection = Connection(
+def connection_of(experiment: Experiment) -> Connection:
+    """How the experiment's models are reached."""
+    return Connection(
         base_url=experiment.base_url,
         timeout_seconds=experiment.timeout_seconds,
         key_variable=experiment.key_variable,
         raw=experiment.raw,
     )
+
+
+def open_backends(experiment: Experiment) -> dict[str, Backend]:
+    """All models of an experiment, opened before anything is asked of the first."""
+    connection = connection_of(experiment)
     return {model: open_backend(model, connection) for model in experiment.models}
+
+
+def capabilities_of(backend: Backend) -> Capabilities:
+    """What is known of a backend's model; a local reader costs nothing that is known of."""
+    return backend.capabilities if isinstance(backend, RemoteBackend) else Capabilities(model="local")
 
 
 def choose_folder(experiment: Experiment, results: Path) -> Path:
@@ -86,9 +94,10 @@ def _unfinished(folder: Path) -> bool:
         return False
 
 
-def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
+def sweep(experiment: Experiment, folder: Path, progress: Progress, confirm: Callable[[float], None] = lambda _: None) -> Swept:
     """Ask all missing trials of an experiment and write the reports into `folder`.
 
+    `confirm` is told what the sweep may cost in dollars, as far as prices are known, and may raise to call it off.
     Raises NiahError only before the first request; what stops it later stands in the result, with everything kept.
     """
     materials = gather(experiment, cache=cache_folder())
@@ -100,9 +109,14 @@ def sweep(experiment: Experiment, folder: Path, progress: Progress) -> Swept:
     progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
     for warning in plan.check(tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
         progress.note(f"warning: {warning}")
+    confirm(
+        sum(estimate(experiment, len(cues[model]), capabilities_of(backend)).live_dollars or 0.0 for model, backend in backends.items())
+    )
     with Store(folder) as store:
         store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
-        session = _Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress)
+        budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)
+        progress.watch(budget.status)
+        session = Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress, budget=budget)
         stopped, interrupted = asyncio.run(session.ask_all())
         _withhold(store, progress)
         swept = conclude(folder, stopped=stopped, interrupted=interrupted)
@@ -157,7 +171,7 @@ def planned(folder: Path) -> dict[Where, int]:
 
 def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> Swept:
     """Write the reports of what is there, and count what is not."""
-    state = _state(folder)
+    state = state_of(folder)
     failures = [failure for failure in state.values() if failure is not None]
     swept = Swept(
         folder=folder,
@@ -179,102 +193,3 @@ def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> S
         return swept  # what stopped the sweep, a full disk say, is the news
     missing = sum(summary.missing or 0 for summary in written.results.summaries.values())
     return replace(swept, results=written.results, files=tuple(written.files), missing=missing)
-
-
-def _state(folder: Path) -> dict[tuple[str, str], Failure | None]:
-    """For each (model, key) that was asked the failure that a resume tries to mend by asking again; None: it is done."""
-    state: dict[tuple[str, str], Failure | None] = {}
-    for record in read(folder):
-        identity, done = (record.model, record.trial.key), record.error is None or record.error.kind in PERMANENT
-        if done or state.get(identity, record.error) is not None:
-            state[identity] = None if done else record.error
-    return state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
-    """One run of one sweep: models are asked one after the other."""
-
-    plan: Plan
-    backends: Mapping[str, Backend]
-    cues: Mapping[str, tuple[Cue, ...]]
-    store: Store
-    progress: Progress
-
-    async def ask_all(self) -> tuple[NiahError | None, bool]:
-        """(What stopped it, whether it was interrupted)."""
-        stop = asyncio.Event()
-        interrupts = _Interrupts(stop, self.progress)
-        state, truncation = _state(self.store.folder), self._truncation()
-        try:
-            for model in self.backends:
-                await self._ask(model, state, truncation[model], stop)
-                if stop.is_set():
-                    break
-        except NiahError as error:
-            return error, False
-        except asyncio.CancelledError:
-            if not interrupts.count:
-                raise
-        finally:
-            interrupts.cancel_nothing_more()
-            await self.store.flush()
-            for backend in self.backends.values():
-                await backend.close()
-            self.progress.end()
-        return None, interrupts.count > 0
-
-    async def _ask(self, model: str, state: Mapping[tuple[str, str], Failure | None], truncation: Truncation, stop: asyncio.Event) -> None:
-        plan, backend, cues = self.plan, self.backends[model], self.cues[model]
-        self.progress.begin(model, plan.count(cues), sum(name == model and not failure for (name, _), failure in state.items()))
-        runner = Runner(
-            model,
-            backend,
-            make=plan.materials.maker.make,
-            needles=plan.materials.needles.by_id(),
-            scorers=[scorer(name) for name in plan.experiment.scorers],
-            store=self.store,
-            progress=self.progress,
-            stop=stop,
-            truncation=truncation,
-        )
-        new = (trial for trial in plan.trials(cues) if (model, trial.key) not in state)
-        failed = (trial for trial in plan.trials(cues) if state.get((model, trial.key)) is not None)
-        # What failed before comes last: where it fails again, it does not keep the rest from being asked.
-        await runner.run(chain(new, failed), plan.experiment.concurrency or backend.concurrency)
-
-    def _truncation(self) -> dict[str, Truncation]:
-        """For each model what its earlier answers say of how the server counts."""
-        known = {model: Truncation() for model in self.backends}
-        for record in read(self.store.folder):
-            if record.reply is not None and record.model in known:
-                known[record.model].learn(record.trial.corpus, record.tokens, record.reply)
-        return known
-
-
-class _Interrupts:
-    """Takes interrupts: the first lets what is in flight finish, the second cancels it, and further ones change nothing."""
-
-    def __init__(self, stop: asyncio.Event, progress: Progress):
-        self.count = 0
-        self._stop = stop
-        self._progress = progress
-        self._asking = asyncio.current_task()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                asyncio.get_running_loop().add_signal_handler(number, self._take)
-            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread: Ctrl-C then stops at once
-                break
-
-    def cancel_nothing_more(self) -> None:
-        """From now on answers are only being written."""
-        self._asking = None
-
-    def _take(self) -> None:
-        self.count += 1
-        self._stop.set()
-        if self.count == 1:
-            self._progress.note("interrupted: waiting for the answers in flight (press Ctrl-C again to leave them)")
-        elif self._asking is not None:
-            self._asking.cancel()
-            self._asking = None

@@ -8,7 +8,7 @@ import pytest
 from niah.backends import TABLE, Connection, open_backend
 from niah.backends.models import Capabilities
 from niah.backends.openai import OPENAI, SERVER, reply
-from niah.errors import BadResponse, RetryableError, UsageError
+from niah.errors import RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Sampling, Usage
 from tests.chat_server import Answer, ChatServer, completion
 
@@ -150,9 +150,9 @@ def test_what_is_no_completion_is_an_error_and_no_miss(answer: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", ["[]", "null", '"text"', "1"])
-def test_json_that_is_no_object_is_a_bad_response(answer: str) -> None:
-    """Something answers, but no chat completions."""
-    with pytest.raises(BadResponse):
+def test_json_that_is_no_object_is_asked_for_again(answer: str) -> None:
+    """A server in trouble says so: other JSON without a completion is asked for again as well."""
+    with pytest.raises(RetryableError):
         ask(Answer(body=answer))
 
 

@@ -97,7 +97,7 @@ def test_an_interrupt_while_waiting_for_a_busy_server_does_not_wait_on(folder: P
     config = write_config(folder)
     with ChatServer(lambda asked: found(asked) if asked.number < 6 else failure(429, retry_after="100")) as server:
         process = start("sweep", config, "--base-url", server.url, "--concurrency", "4", "--out", "run")
-        assert server.wait_for(10)
+        assert server.wait_for(7)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)

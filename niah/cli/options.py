@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    text = "text"
+    json = "json"
+
+
+Config = Annotated[
+    str | None,
+    typer.Argument(help="A config's name (quickstart, anthropic, classic, cue-ablation) or a TOML file.", show_default="quickstart"),
+]
+Model = Annotated[list[str] | None, typer.Option("--model", help="backend/model, as in server/llama or baseline/bm25. May be given again.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Where server/ models answer, as in http://127.0.0.1:8000/v1.")]
+KeyVariable = Annotated[str | None, typer.Option(help="Environment variable with the key, instead of the usual one.")]
+Raw = Annotated[bool | None, typer.Option("--raw", help="server/ models are base models: completions without a chat template.")]
+Lengths = Annotated[str | None, typer.Option(help="Prompt lengths in tokens, as in 1k,16k,128000.")]
+Depths = Annotated[str | None, typer.Option(help="Depths as fractions, as in 0,0.5,1.")]
+Reshuffles = Annotated[int | None, typer.Option(help="Trials a cell, spread over the corpora.")]
+Corpora = Annotated[list[str] | None, typer.Option("--corpus", help="builtin/NAME, a prepared corpus, or a path. May be given again.")]
+Needles = Annotated[str | None, typer.Option(help="A needle set's name or file, or words, numbers, uuids.")]
+CueMode = Annotated[str | None, typer.Option(help="off, user, prefill or auto; several separated by commas.")]
+Seed = Annotated[int | None, typer.Option(help="Draws the reshuffles and deals the needles.")]
+Tokenizer = Annotated[str | None, typer.Option(help="niah-8k, a tiktoken encoding, or a tokenizer.json.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests in flight.", show_default="64 for servers, 1 for local readers")]

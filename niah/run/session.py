@@ -1,0 +1,156 @@
+"""The asking part of a sweep: one model after the other, through its gate, until nothing is missing or somebody says stop."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from niah.backends import Backend
+from niah.backends.remote import RemoteBackend
+from niah.errors import NiahError
+from niah.run.budget import Budget, Meter, Spend
+from niah.run.gate import Gate
+from niah.run.pacing import Pacer
+from niah.run.plan import Plan
+from niah.run.runner import Progress, Runner
+from niah.run.store import Store, read, write_whole
+from niah.run.truncation import Truncation
+from niah.task.score import scorer
+from niah.trial import Cue, Failure
+
+PERMANENT = ("context_overflow",)
+"""Failures that asking again cannot mend: a resumed run leaves these trials alone."""
+LOST = "lost.json"
+"""In a run's folder: what may have been charged for answers that never came. No record tells of it."""
+
+
+def state_of(folder: Path) -> dict[tuple[str, str], Failure | None]:
+    """For each (model, key) that was asked the failure that a resume tries to mend by asking again; None: it is done."""
+    state: dict[tuple[str, str], Failure | None] = {}
+    for record in read(folder):
+        identity, done = (record.model, record.trial.key), record.error is None or record.error.kind in PERMANENT
+        if done or state.get(identity, record.error) is not None:
+            state[identity] = None if done else record.error
+    return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One run of one sweep."""
+
+    plan: Plan
+    backends: Mapping[str, Backend]
+    cues: Mapping[str, tuple[Cue, ...]]
+    store: Store
+    progress: Progress
+    budget: Budget
+    meters: dict[str, Meter] = field(default_factory=dict[str, Meter])
+    truncation: dict[str, Truncation] = field(default_factory=dict[str, Truncation])
+
+    async def ask_all(self) -> tuple[NiahError | None, bool]:
+        """(What stopped it, whether it was interrupted)."""
+        stop = asyncio.Event()
+        interrupts = _Interrupts(stop, self.progress)
+        state = state_of(self.store.folder)
+        try:
+            self._remember()
+            for model in self.backends:
+                await self._ask(model, state, stop)
+                if stop.is_set():
+                    break
+        except NiahError as error:
+            return error, False
+        except asyncio.CancelledError:
+            if not interrupts.count:
+                raise
+        finally:
+            interrupts.cancel_nothing_more()
+            await self.store.flush()
+            for backend in self.backends.values():
+                await backend.close()
+            self.progress.end()
+        return None, interrupts.count > 0
+
+    async def _ask(self, model: str, state: Mapping[tuple[str, str], Failure | None], stop: asyncio.Event) -> None:
+        plan, backend, cues = self.plan, self.backends[model], self.cues[model]
+        self.progress.begin(model, plan.count(cues), sum(name == model and not failure for (name, _), failure in state.items()))
+        concurrency = plan.experiment.concurrency or backend.concurrency
+        remote = isinstance(backend, RemoteBackend)
+        caching = remote and plan.experiment.haystack == "shared"
+        trials = plan.trials_for_caches if caching else plan.trials
+        if remote:
+            backend = Gate(backend, Pacer(most=concurrency, stop=stop, doubling=True), self.budget, self.meters[model])
+        runner = Runner(
+            model,
+            backend,
+            make=plan.materials.maker.make,
+            needles=plan.materials.needles.by_id(),
+            scorers=[scorer(name) for name in plan.experiment.scorers],
+            store=self.store,
+            progress=self.progress,
+            stop=stop,
+            truncation=self.truncation[model],
+            warm_up=caching,
+        )
+        new = (trial for trial in trials(cues) if (model, trial.key) not in state)
+        failed = (trial for trial in trials(cues) if state.get((model, trial.key)) is not None)
+        # What failed before comes last: where it fails again, it does not keep the rest from being asked.
+        await runner.run(chain(new, failed), concurrency)
+
+    def _remember(self) -> None:
+        """Take earlier answers of the run as examples of how each server counts, and as money spent."""
+        for model, backend in self.backends.items():
+            self.truncation[model] = Truncation()
+            if isinstance(backend, RemoteBackend):
+                self.budget.check(model, backend.capabilities)
+                self.meters[model] = Meter(backend.capabilities)
+        for record in read(self.store.folder):
+            if record.reply is not None and record.model in self.backends:
+                self.truncation[record.model].learn(record.trial.corpus, record.tokens, record.reply)
+                if record.model in self.meters:
+                    self.budget.spent += self.meters[record.model].spent(record)
+
+
+def budget_of(folder: Path, max_dollars: float | None, max_tokens: int | None) -> Budget:
+    """The caps of a run; what was lost in earlier sessions counts as spent, and what is lost in this one is noted in the folder."""
+    path = folder / LOST
+    before = Spend(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Spend()
+    lost = before
+
+    def note(spend: Spend) -> None:
+        nonlocal lost
+        lost += spend
+        write_whole(path, (json.dumps({"dollars": lost.dollars, "tokens": lost.tokens}) + "\n").encode())
+
+    return Budget(max_dollars=max_dollars, max_tokens=max_tokens, spent=before, lost=note)
+
+
+class _Interrupts:
+    """Takes interrupts: the first lets what is in flight finish, the second cancels it, and further ones change nothing."""
+
+    def __init__(self, stop: asyncio.Event, progress: Progress):
+        self.count = 0
+        self._stop = stop
+        self._progress = progress
+        self._asking = asyncio.current_task()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                asyncio.get_running_loop().add_signal_handler(number, self._take)
+            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread: Ctrl-C then stops at once
+                break
+
+    def cancel_nothing_more(self) -> None:
+        """From now on answers are only being written."""
+        self._asking = None
+
+    def _take(self) -> None:
+        self.count += 1
+        self._stop.set()
+        if self.count == 1:
+            self._progress.note("interrupted: waiting for the answers in flight (press Ctrl-C again to leave them)")
+        elif self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
