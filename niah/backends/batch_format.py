@@ -93,9 +93,9 @@ def outcome(result: Result, reply: Callable[[Any, float], Reply]) -> Reply | Pro
         return error
 
 
-def crowded(error: Exception) -> bool:
+def crowded(why: str) -> bool:
     """Whether a batch was refused because too many tokens wait already."""
-    return bool(CROWDED.search(str(error)))
+    return bool(CROWDED.search(why))
 
 
 def checked(name: Any) -> str:

@@ -20,7 +20,8 @@ def _any(*words: str) -> re.Pattern[str]:
 _QUOTA = _any(
     "insufficient_quota", "credit balance", "API usage limits", "spend_limit_reached", "PerDay", "tokens per day", "ServiceQuotaExceeded"
 )
-_CREDENTIALS = _any("API_KEY_INVALID", "API key (not valid|expired)", "location is not supported")
+# litellm without a database calls every key but its own "no_db_connection".
+_CREDENTIALS = _any("API_KEY_INVALID", "API key (not valid|expired)", "location is not supported", "no_db_connection")
 _TOO_LARGE_EVER = _any("request too large for")
 _OVERLOADED = _any("overloaded", "ModelNotReady")
 _THROTTLED = _any("ThrottlingException")

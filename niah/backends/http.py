@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -52,8 +52,8 @@ class Sender:
         self._base_url = base_url.rstrip("/")
         self._secret_name = secret_name
         self._headers = {"content-type": "application/json", **headers}
-        # A stand-in such as "none" or "EMPTY" is no secret, and may stand in an answer by itself.
-        self._secrets = {secret, secret.replace("/", "\\/")} if len(secret) >= _LEAST_KEY_CHARACTERS else set[str]()
+        self._secrets: set[str] = set()
+        self._hide(secret)
         self._seconds = timeout_seconds
         self._sign = sign
         self._transport: AiohttpTransport | None = None
@@ -135,7 +135,14 @@ class Sender:
         if self._sign is not None:
             assert isinstance(content, bytes), "files are not sent where requests are signed"
             request.headers.update(self._sign(method, str(request.url), content))
+            self._hide(request.headers.get("x-amz-security-token", ""))  # AWS repeats it where a signature is wrong
         return request
+
+    def _hide(self, secret: str) -> None:
+        """From now on shown nowhere: not as it is, and not as JSON or addresses spell it."""
+        # A stand-in such as "none" or "EMPTY" is no secret, and may stand in an answer by itself.
+        if len(secret) >= _LEAST_KEY_CHARACTERS and secret not in self._secrets:
+            self._secrets |= {secret, secret.replace("/", "\\/"), quote(secret), quote(secret, safe="")}
 
     def _broken(self, error: Exception, url: str) -> RetryableError:
         cause = error.__cause__ or error

@@ -125,6 +125,8 @@ def open_remote(prefix: str, name: str, connection: Connection) -> RemoteBackend
     _check_url(base_url)
     variables = (connection.key_variable,) if connection.key_variable else provider.keys
     variable = next((variable for variable in variables if os.environ.get(variable)), variables[0])
+    if not os.environ.get(variable) and not re.fullmatch(r"[A-Z][A-Z0-9_]*", variable):  # perhaps it is the key: not shown
+        raise UsageError("--key-variable takes the name of an environment variable, not the key itself, and none of that name is set")
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
         raise UsageError(f"the key in the environment variable {variable} holds characters that no key has: copy it again")
@@ -140,7 +142,8 @@ def open_remote(prefix: str, name: str, connection: Connection) -> RemoteBackend
         sign=_signer() if prefix.startswith("bedrock") and not key else None,
     )
     known = capabilities(f"{provider.described_as or prefix}/{name}")
-    return RemoteBackend(name, wire, sender, known, missing_key=variable if provider.needs_key and not key else "")
+    needs_key = provider.needs_key or connection.key_variable is not None
+    return RemoteBackend(name, wire, sender, known, missing_key=variable if needs_key and not key else "")
 
 
 def _wire(address: str) -> Wire:
@@ -177,7 +180,9 @@ def _check_url(base_url: str) -> None:
     except ValueError:
         fine = False
     fine = fine and re.search(r"[\s\x00-\x1f]", base_url) is None
+    if re.search(r"[@?#]", base_url):
+        raise UsageError(
+            "--base-url holds a user name, a password or a query, which would stand in files and logs: keys come from the environment"
+        )
     if not fine:
         raise UsageError(f"--base-url {base_url!r} is no address: write it as http://HOST:PORT/v1")
-    if "@" in urlsplit(base_url).netloc:
-        raise UsageError("--base-url holds a user name or a password, which would stand in files and logs: keys come from the environment")

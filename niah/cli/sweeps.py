@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from niah.config import Experiment
+    from niah.run.session import Batches
     from niah.run.sweep import Swept
     from niah.trial import Prompt
 
@@ -61,6 +63,8 @@ def sweep(
     concurrency: Concurrency = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop before the run could have cost more dollars than this.")] = None,
     max_tokens: Annotated[str | None, typer.Option(help="Stop before the run could have used more tokens than this, as in 2M.")] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Ask in batches: half the price, answers within a day.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="With --batch: leave the batches at work and end at once.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a sweep that may cost more than $5.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="a dated one under results/")] = None,
 ) -> None:
@@ -81,11 +85,20 @@ def sweep(
     folder = out or choose_folder(experiment, Path("results"))
     resume = _resume_line(folder, given=out is not None)
     try:
-        swept = run(experiment, folder, _progress(console), lambda dollars: _agree(dollars, yes, experiment.max_cost, console))
+        confirm = partial(_agree, yes=yes, cap=experiment.max_cost, console=console)
+        swept = run(experiment, folder, _progress(console), confirm, _batches(batch, no_wait))
     except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
         console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     raise typer.Exit(_tell(swept, console, resume=resume))
+
+
+def _batches(batch: bool, no_wait: bool) -> "Batches":
+    from niah.errors import UsageError
+
+    if no_wait and not batch:
+        raise UsageError("--no-wait says how to go on with batches: give --batch too")
+    return ("leave" if no_wait else "wait") if batch else "no"
 
 
 def _agree(dollars: float, yes: bool, cap: float | None, console: "Console") -> None:

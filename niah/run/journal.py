@@ -47,6 +47,8 @@ class Journal:
         self.names: set[str] = set()
         self.sent: set[tuple[str, str]] = set()
         """(model, key) of all trials whose answers were collected from batches."""
+        self.failed: list[tuple[Batch, str]] = []
+        """Batches of which the provider ran nothing, and why."""
         for line in self._lines():
             self._replay(line)
 
@@ -75,6 +77,8 @@ class Journal:
             self.names.add(line["id"])
         else:
             batch = self.unfinished.pop(label)
+            if state in ("failed", "abandoned"):
+                self.failed.append((batch, line.get("why", "")))
             if state == "collected":
                 self.sent |= {(batch.model, key) for key in batch.keys}
 

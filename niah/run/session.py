@@ -3,16 +3,21 @@
 import asyncio
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from niah.backends import Backend
+from niah.backends.batching import batch_format
 from niah.backends.remote import RemoteBackend
 from niah.errors import NiahError
+from niah.run.batch import run_batches
 from niah.run.budget import Budget, Meter, Spend
+from niah.run.collecting import Work
 from niah.run.gate import Gate
+from niah.run.journal import Journal, held
 from niah.run.pacing import Pacer
 from niah.run.plan import Plan
 from niah.run.runner import Progress, Runner
@@ -23,6 +28,9 @@ from niah.trial import Cue, Failure
 
 PERMANENT = ("context_overflow",)
 """Failures that asking again cannot mend: a resumed run leaves these trials alone."""
+Batches: TypeAlias = Literal["no", "wait", "leave"]
+"""How a sweep asks: live, in batches that it waits for, or in batches that it leaves at work."""
+State: TypeAlias = Mapping[tuple[str, str], Failure | None]
 LOST = "lost.json"
 """In a run's folder: what may have been charged for answers that never came. No record tells of it."""
 
@@ -49,6 +57,7 @@ class Session:
     budget: Budget
     meters: dict[str, Meter] = field(default_factory=dict[str, Meter])
     truncation: dict[str, Truncation] = field(default_factory=dict[str, Truncation])
+    batches: Batches = "no"
 
     async def ask_all(self) -> tuple[NiahError | None, bool]:
         """(What stopped it, whether it was interrupted)."""
@@ -57,10 +66,11 @@ class Session:
         state = state_of(self.store.folder)
         try:
             self._remember()
-            for model in self.backends:
-                await self._ask(model, state, stop)
-                if stop.is_set():
-                    break
+            if self.batches == "no":
+                await self._ask_each(state, stop)
+            else:
+                works = [self._work(model, state, stop) for model in self.backends]
+                await run_batches(works, Journal(self.store.folder), wait=self.batches == "wait")
         except NiahError as error:
             return error, False
         except asyncio.CancelledError:
@@ -74,31 +84,67 @@ class Session:
             self.progress.end()
         return None, interrupts.count > 0
 
-    async def _ask(self, model: str, state: Mapping[tuple[str, str], Failure | None], stop: asyncio.Event) -> None:
+    async def _ask_each(self, state: State, stop: asyncio.Event) -> None:
+        at_work = held(self.store.folder)
+        for model in self.backends:
+            there = at_work.get(model, set[str]())
+            if there:
+                self.progress.note(f"{model}: {len(there):,} trials are in unfinished batches and not asked live: --batch collects them")
+            await self._ask(model, state, there, stop)
+            if stop.is_set():
+                break
+
+    def _begin(self, model: str, done: int) -> None:
+        self.progress.begin(model, self.plan.count(self.cues[model]), done)
+
+    def _work(self, model: str, state: State, stop: asyncio.Event) -> Work:
+        backend, cues = self.backends[model], self.cues[model]
+        assert isinstance(backend, RemoteBackend), "only remote models have batches"
+        settled = {key for (name, key), failure in state.items() if name == model and failure is None}
+        return Work(
+            model=model,
+            channel=backend.channel(),
+            format=batch_format(model),
+            runner=self._runner(model, backend, stop),
+            trials=lambda: self.plan.trials(cues),
+            make=self.plan.materials.maker.make,
+            settled=settled,
+            budget=self.budget,
+            meter=self.meters[model],
+            progress=self.progress,
+            begin=lambda: self._begin(model, len(settled)),
+            stop=stop,
+            folder=self.store.folder,
+        )
+
+    async def _ask(self, model: str, state: State, there: Set[str], stop: asyncio.Event) -> None:
         plan, backend, cues = self.plan, self.backends[model], self.cues[model]
-        self.progress.begin(model, plan.count(cues), sum(name == model and not failure for (name, _), failure in state.items()))
+        self._begin(model, sum(name == model and not failure for (name, _), failure in state.items()))
         concurrency = plan.experiment.concurrency or backend.concurrency
         remote = isinstance(backend, RemoteBackend)
         caching = remote and plan.experiment.haystack == "shared"
         trials = plan.trials_for_caches if caching else plan.trials
         if remote:
             backend = Gate(backend, Pacer(most=concurrency, stop=stop, doubling=True), self.budget, self.meters[model])
-        runner = Runner(
+        runner = self._runner(model, backend, stop, warm_up=caching)
+        new = (trial for trial in trials(cues) if (model, trial.key) not in state and trial.key not in there)
+        failed = (trial for trial in trials(cues) if state.get((model, trial.key)) is not None and trial.key not in there)
+        # What failed before comes last: where it fails again, it does not keep the rest from being asked.
+        await runner.run(chain(new, failed), concurrency)
+
+    def _runner(self, model: str, backend: Backend, stop: asyncio.Event, *, warm_up: bool = False) -> Runner:
+        return Runner(
             model,
             backend,
-            make=plan.materials.maker.make,
-            needles=plan.materials.needles.by_id(),
-            scorers=[scorer(name) for name in plan.experiment.scorers],
+            make=self.plan.materials.maker.make,
+            needles=self.plan.materials.needles.by_id(),
+            scorers=[scorer(name) for name in self.plan.experiment.scorers],
             store=self.store,
             progress=self.progress,
             stop=stop,
             truncation=self.truncation[model],
-            warm_up=caching,
+            warm_up=warm_up,
         )
-        new = (trial for trial in trials(cues) if (model, trial.key) not in state)
-        failed = (trial for trial in trials(cues) if state.get((model, trial.key)) is not None)
-        # What failed before comes last: where it fails again, it does not keep the rest from being asked.
-        await runner.run(chain(new, failed), concurrency)
 
     def _remember(self) -> None:
         """Take earlier answers of the run as examples of how each server counts, and as money spent."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from niah import __version__
 from niah.backends import Backend, Connection, open_backend
+from niah.backends.batching import batch_format
 from niah.backends.models import Capabilities
 from niah.backends.remote import RemoteBackend
 from niah.config import Experiment
@@ -19,7 +20,7 @@ from niah.report.stats import Results, Where
 from niah.run.money import estimate
 from niah.run.plan import Materials, Plan, gather
 from niah.run.runner import Progress
-from niah.run.session import Session, budget_of, state_of
+from niah.run.session import Batches, Session, budget_of, state_of
 from niah.run.store import Store, describe, read
 from niah.run.truncation import cut_at_the_window
 from niah.task.needles import NeedleSet
@@ -94,12 +95,20 @@ def _unfinished(folder: Path) -> bool:
         return False
 
 
-def sweep(experiment: Experiment, folder: Path, progress: Progress, confirm: Callable[[float], None] = lambda _: None) -> Swept:
-    """Ask all missing trials of an experiment and write the reports into `folder`.
+def sweep(
+    experiment: Experiment,
+    folder: Path,
+    progress: Progress,
+    confirm: Callable[[float], None] = lambda _: None,
+    batches: Batches = "no",
+) -> Swept:
+    """Ask all missing trials of an experiment, live or in batches, and write the reports into `folder`.
 
     `confirm` is told what the sweep may cost in dollars, as far as prices are known, and may raise to call it off.
     Raises NiahError only before the first request; what stops it later stands in the result, with everything kept.
     """
+    for model in experiment.models if batches != "no" else ():
+        batch_format(model)
     materials = gather(experiment, cache=cache_folder())
     plan = Plan(experiment, materials)
     backends = open_backends(experiment)
@@ -116,7 +125,7 @@ def sweep(experiment: Experiment, folder: Path, progress: Progress, confirm: Cal
         store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
         budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)
         progress.watch(budget.status)
-        session = Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress, budget=budget)
+        session = Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress, budget=budget, batches=batches)
         stopped, interrupted = asyncio.run(session.ask_all())
         _withhold(store, progress)
         swept = conclude(folder, stopped=stopped, interrupted=interrupted)

