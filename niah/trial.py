@@ -270,7 +270,8 @@ SCORED: tuple[Outcome, ...] = ("hit", "partial", "miss")
 def outcome(record: Record) -> Outcome:
     """What a record counts as.
 
-    An answer cut at the output cap is a hit if every key fact is already there, and otherwise unknown (`cut`). A reply
+    An answer cut at the output cap is a hit if every key fact is already there, and otherwise unknown (`cut`); so is an empty
+    one of which the server does not say why it ended. A reply
     that is no refusal and has no scores was withheld from scoring: the server reported a prompt well below the one sent.
     """
     if record.error is not None:
@@ -283,6 +284,6 @@ def outcome(record: Record) -> Outcome:
     value = record.scores[0].value
     if value >= 1:
         return "hit"
-    if record.reply.stop == "length":
+    if record.reply.stop == "length" or (record.reply.stop == "unknown" and not record.reply.text.strip()):
         return "cut"
     return "partial" if value > 0 else "miss"

@@ -15,6 +15,7 @@ import typer
 
 from niah import errors, resources
 from niah.backends import TABLE
+from niah.backends.remote import PROVIDERS
 from niah.cli import app
 from niah.config import Experiment, SamplingTable, load_experiment
 from niah.errors import NiahError
@@ -34,7 +35,7 @@ PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.m
 REFERENCE = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(niah [^`\n]+)`")
-HARMLESS = {("plan",), ("prompt",), ("haystack", "list"), ("haystack", "show"), ("needles", "list"), ("needles", "check"), ()}
+HARMLESS = {("plan",), ("prompt",), ("models",), ("haystack", "list"), ("haystack", "show"), ("needles", "list"), ("needles", "check"), ()}
 """Commands that the tests run: they ask no model and fetch nothing."""
 
 
@@ -128,6 +129,19 @@ def test_names_are_in_the_reference(title: str, names: Any):
 def test_every_backend_is_in_the_reference():
     told = {word.split("/")[0] for word in named(section("Models")) if "/" in word and not word.startswith("POST")}
     assert set(TABLE) <= told
+
+
+def test_every_provider_and_its_variables_are_in_the_docs():
+    guide = {row[0].strip("`/"): row for row in rows((ROOT / "docs/models.md").read_text(encoding="utf-8")) if row[0].endswith("/`")}
+    table = {row[0].strip("`").split("/")[0]: row for row in rows(section("Models")) if "/" in row[0]}
+    variables = named(section("Environment variables"))
+    assert set(guide) == set(PROVIDERS)
+    for name, provider in PROVIDERS.items():
+        needed = {*provider.keys, provider.base_url_variable} - {""}
+        assert needed <= variables
+        if name != "bedrock-invoke":  # "the same" as the row above it
+            assert needed <= named(" ".join(guide[name])), name
+            assert needed <= named(" ".join(table[name])), name
 
 
 def test_run_json_is_in_the_reference():

@@ -20,6 +20,8 @@ ALONE = {"trial", "errors", "sentences", "resources", "engines"}
 HEAVY = {
     "matplotlib": {"report/heatmap.py", "report/lettering.py"},
     "httpx": {"backends/http.py"},
+    "httpx_aiohttp": {"backends/http.py"},
+    "aiohttp": {"backends/http.py"},
     "datasets": {"task/hub.py"},
     "huggingface_hub": {"task/hub.py"},
     "torch": set[str](),
@@ -27,7 +29,13 @@ HEAVY = {
     "ray": set[str](),
 }
 """Packages that only these files may import, inside functions."""
-AT_THE_TOP = {"httpx": {"backends/http.py"}, "numpy": {"task/deal.py", "task/measure.py"}, "pydantic": {"config.py"}}
+AT_THE_TOP = {
+    "httpx": {"backends/http.py"},
+    "httpx_aiohttp": {"backends/http.py"},
+    "aiohttp": {"backends/http.py"},
+    "numpy": {"task/deal.py", "task/measure.py"},
+    "pydantic": {"config.py"},
+}
 LATE = {*HEAVY, "numpy", "pandas", "scipy", "pyarrow", "tiktoken", "tokenizers", "rapidfuzz", "rustbpe", "pydantic", "bm25s"}
 """Packages that take long to import: not at the top of a module, but where that module itself is imported late."""
 FILE_LINES, FUNCTION_LINES = 350, 45

@@ -52,13 +52,13 @@ def completion(body: Any, *needed: str) -> Body:
 
 def no_completion(body: Any) -> RetryableError:
     """The server's trouble, whatever it is that it sent."""
-    return RetryableError(f"the answer is no completion: {_shown(body)}", kind="server")
+    return RetryableError(f"the answer is no completion: {_shown(body)}", kind="server", billed=True)
 
 
 def error_inside(error: Any) -> ProviderError:
     """What an error inside a successful answer is: an overflow, or overload that may go away."""
     shown = f"an error inside a successful answer: {_shown(error)}"
-    return ContextOverflow(shown) if _OVERFLOW.search(_text(error)) else RetryableError(shown, kind="overloaded")
+    return ContextOverflow(shown) if _OVERFLOW.search(_text(error)) else RetryableError(shown, kind="overloaded", billed=True)
 
 
 def objects(value: Any) -> Iterable[Mapping[str, Any]]:
@@ -89,7 +89,7 @@ def tokens(body: Any, name: str) -> int:
     """The number in a count endpoint's answer."""
     counted = count(completion(body, name), name)
     if counted is None:
-        raise RetryableError(f"the answer holds no token count: {_shown(body)}", kind="server")
+        raise RetryableError(f"the answer holds no token count: {_shown(body)}", kind="server", billed=True)
     return counted
 
 

@@ -59,9 +59,9 @@ def reply(body: Any, seconds: float) -> Reply:
     except (KeyError, IndexError, TypeError, AttributeError):
         error = body.get("error") if isinstance(body, dict) else None
         what = f"an error inside a successful answer: {error}" if error else f"the answer is no chat completion: {body}"
-        raise RetryableError(what[:250], kind="server") from None
+        raise RetryableError(what[:250], kind="server", billed=True) from None
     if error or finish in _BROKEN:
-        raise RetryableError(f"the answer broke off at the server: {error or finish}"[:250], kind="server")
+        raise RetryableError(f"the answer broke off at the server: {error or finish}"[:250], kind="server", billed=True)
     stop: Stop = _STOPS.get(finish, "unknown")
     text = _text(content)
     if refusal := message.get("refusal"):

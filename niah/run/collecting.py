@@ -57,7 +57,7 @@ class Work:
     begin: Callable[[], None]
     stop: asyncio.Event
     folder: Path
-    pace: Pace = Pace()
+    pace: Pace
     attempts: Counter[str] = field(default_factory=Counter[str])
     fatal: ProviderError | None = None
     """What made a request of a batch fail that would make every further one fail."""

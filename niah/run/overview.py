@@ -158,5 +158,5 @@ def known_models(prefix: str) -> list[tuple[str, ...]]:
             costs = [f"{price:g}" if price is not None else "" for price in (prices.input, prices.output)] if prices else ["", ""]
             prefill = {True: "yes", False: "no", None: ""}[known.prefill]
             window = f"{known.window_tokens:,}" if known.window_tokens else ""
-            rows.append((name.partition('/')[2], window, prefill, known.thinking or "", *costs, known.retires or ""))
+            rows.append((name.partition("/")[2], window, prefill, known.thinking or "", *costs, known.retires or ""))
     return rows

@@ -15,7 +15,7 @@ from niah.backends.remote import RemoteBackend
 from niah.errors import NiahError
 from niah.run.batch import run_batches
 from niah.run.budget import Budget, Meter, Spend
-from niah.run.collecting import Work
+from niah.run.collecting import Pace, Work
 from niah.run.gate import Gate
 from niah.run.journal import Journal, held
 from niah.run.pacing import Pacer
@@ -115,6 +115,7 @@ class Session:
             begin=lambda: self._begin(model, len(settled)),
             stop=stop,
             folder=self.store.folder,
+            pace=Pace(),
         )
 
     async def _ask(self, model: str, state: State, there: Set[str], stop: asyncio.Event) -> None:
@@ -128,7 +129,8 @@ class Session:
             backend = Gate(backend, Pacer(most=concurrency, stop=stop, doubling=True), self.budget, self.meters[model])
         runner = self._runner(model, backend, stop, warm_up=caching)
         new = (trial for trial in trials(cues) if (model, trial.key) not in state and trial.key not in there)
-        failed = (trial for trial in trials(cues) if state.get((model, trial.key)) is not None and trial.key not in there)
+        failures = {key for (name, key), failure in state.items() if name == model and failure is not None} - set(there)
+        failed = (trial for trial in (trials(cues) if failures else ()) if trial.key in failures)
         # What failed before comes last: where it fails again, it does not keep the rest from being asked.
         await runner.run(chain(new, failed), concurrency)
 

@@ -17,6 +17,7 @@ from niah.config import Experiment
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
 from niah.report.stats import Results, Where
+from niah.run.budget import Budget
 from niah.run.money import estimate
 from niah.run.plan import Materials, Plan, gather
 from niah.run.runner import Progress
@@ -118,6 +119,9 @@ def sweep(
     progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
     for warning in plan.check(tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
         progress.note(f"warning: {warning}")
+    for model, backend in backends.items():
+        if isinstance(backend, RemoteBackend):
+            Budget(max_dollars=experiment.max_cost).check(model, backend.capabilities)
     confirm(
         sum(estimate(experiment, len(cues[model]), capabilities_of(backend)).live_dollars or 0.0 for model, backend in backends.items())
     )

@@ -47,11 +47,11 @@ class Corpus:
     def order(self, draw: Draw) -> Iterator[int]:
         """The numbers of the documents in drawn order: all of them, or without end."""
         if self.size is not None:
-            yield from draw.permutation(self.size)
+            yield from draw.permuted(self.size)
             return
         start = 0
         while True:
-            yield from (start + number for number in draw.permutation(BLOCK))
+            yield from (start + number for number in draw.permuted(BLOCK))
             start += BLOCK
 
 

@@ -20,10 +20,11 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insert:
-    """A sentence to hide, and the depth that is asked for."""
+    """A sentence to hide, the depth that is asked for, and the sentence's own tokens."""
 
     text: str
     depth: float
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Haystack:
         Adding the next sentence would pass `tokens`. Raises CorpusTooShort when there is no next sentence, UsageError when
         the inserts are longer than the text that is left for the haystack.
         """
-        needed = sum(self._tokenizer.count(insert.text) for insert in inserts)
+        needed = sum(insert.tokens for insert in inserts)
         overhead = elsewhere + self._tokenizer.count(before + after) + needed
         self.read(tokens)
         fits, best = -1, 0

@@ -77,6 +77,7 @@ class PromptMaker:
         self._needles = needles.by_id()
         self._tokenizer = tokenizer
         self._template = template
+        self._counted: dict[str, int] = {}
         self._system_tokens, self._cue_tokens = tokenizer.count(template.system), tokenizer.count(CUE)
         self._measures = {
             name: Measures(
@@ -92,8 +93,8 @@ class PromptMaker:
         question = " ".join(needle.question for needle in needles)
         before, after = around_context(self._template.user, question, CUE if trial.cue == "user" else "")
         fixed = self._system_tokens + (self._cue_tokens if trial.cue == "prefill" else 0)
-        inserts = [Insert(text=needle.text, depth=depth) for needle, depth in zip(needles, trial.depths, strict=True)]
-        inserts += _distractors(trial, needles)
+        inserts = [self._insert(needle.text, depth) for needle, depth in zip(needles, trial.depths, strict=True)]
+        inserts += [self._insert(text, depth) for text, depth in _distractors(trial, needles)]
         filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.length, elsewhere=fixed)
         placements = (
             Placement(needle=id_, asked=depth, actual=placed.depth, token=placed.token)
@@ -109,7 +110,7 @@ class PromptMaker:
             tokens=filled.tokens,
             placements=tuple(placements),
             sampling=trial.sampling,
-            shared_characters=filled.shared_characters,
+            shared_characters=filled.shared_characters if trial.haystack == "shared" else 0,
         )
 
     def given_away(self, trials: Iterator[Trial]) -> list[tuple[str, str, str]]:
@@ -131,6 +132,11 @@ class PromptMaker:
         for measures in self._measures.values():
             measures.save()
 
+    def _insert(self, text: str, depth: float) -> Insert:
+        if text not in self._counted:
+            self._counted[text] = self._tokenizer.count(text)
+        return Insert(text=text, depth=depth, tokens=self._counted[text])
+
     def _haystack(self, trial: Trial) -> Haystack:
         own = (trial.length, *map(str, trial.depths)) if trial.haystack == "independent" else ()
         key = (trial.corpus, trial.seed, trial.reshuffle, *own)
@@ -144,15 +150,15 @@ class PromptMaker:
         return found
 
 
-def _distractors(trial: Trial, needles: list[Needle]) -> list[Insert]:
+def _distractors(trial: Trial, needles: list[Needle]) -> list[tuple[str, float]]:
     """The trial's number of near misses a needle, at depths drawn for this reshuffle."""
-    inserts: list[Insert] = []
+    found: list[tuple[str, float]] = []
     for needle in needles if trial.distractors else ():
         if len(needle.distractors) < trial.distractors:
             raise UsageError(f"needle {needle.id!r} has {len(needle.distractors)} distractors, {trial.distractors} are asked for")
         draw = Draw("distractors", trial.seed, trial.reshuffle, needle.id)
-        inserts += [Insert(text=text, depth=draw.fraction()) for text in needle.distractors[: trial.distractors]]
-    return inserts
+        found += [(text, draw.fraction()) for text in needle.distractors[: trial.distractors]]
+    return found
 
 
 def resolve_cue(cue: str, preferred: Cue) -> Cue:

@@ -7,7 +7,7 @@ program cannot disturb each other's draws.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -37,9 +37,13 @@ class Draw:
         return choices[int(self._random() * len(choices))]
 
     def permutation(self, count: int) -> list[int]:
-        """The numbers 0 .. count-1 in drawn order (Fisher-Yates)."""
+        """The numbers 0 .. count-1 in drawn order."""
+        return list(self.permuted(count))
+
+    def permuted(self, count: int) -> Iterator[int]:
+        """The same one by one (Fisher-Yates from the front): who wants only the first few pays only for these."""
         order = list(range(count))
-        for i in range(count - 1, 0, -1):
-            j = int(self._random() * (i + 1))
+        for i in range(count):
+            j = i + int(self._random() * (count - i))
             order[i], order[j] = order[j], order[i]
-        return order
+            yield order[i]

@@ -4,7 +4,6 @@ Its models are mocks, which answer a fixed text with invented counts of tokens, 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from tests.peers.process import Peer, free_port
 
 KEY = "sk-the-proxys-master-key-0123456789"
-_ASKED = re.compile(r'"POST (\S+) HTTP/[0-9.]+" (\d{3})')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +25,16 @@ class Mock:
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A model that another server answers for. Of the `provider`s some are asked for Responses as they are, and others for a chat."""
+    """A model for which another server answers. Asked as this `provider`, it gets chat completions whatever format the proxy was asked in."""
 
     name: str
     url: str
     model: str = "m"
-    provider: str = "hosted_vllm"
+    provider: str = "lm_studio"
 
 
 class Proxy(Peer):
-    """A proxy with these models. `asked()` tells what it answered so far, by its own log."""
+    """A proxy with these models."""
 
     def __init__(self, python: Path, models: Sequence[Mock | Passage], folder: Path):
         config = folder / "litellm.json"  # JSON is YAML
@@ -55,10 +53,6 @@ class Proxy(Peer):
     @property
     def gemini_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1beta"
-
-    def asked(self) -> list[tuple[str, int]]:
-        """(path, status) of every POST."""
-        return [(path, int(status)) for path, status in _ASKED.findall(self.log())]
 
 
 def _config(models: Sequence[Mock | Passage]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """A real server that is not ours, as a process on the loopback: started, waited for, and ended with everything that it started."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote
 
 _SHOWN_LINES = 40
+_ASKED = re.compile(r'"POST (\S+) HTTP/[0-9.]+" (\d{3})')
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -91,6 +94,10 @@ class Peer:
     def log(self) -> str:
         """What it has printed so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def asked(self) -> list[tuple[str, int]]:
+        """(path, status) of every POST that it answered so far, by its own log (that of uvicorn)."""
+        return [(unquote(path), int(status)) for path, status in _ASKED.findall(self.log())]
 
     def tail(self) -> str:
         """The end of what it has printed."""

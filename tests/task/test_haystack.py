@@ -28,6 +28,10 @@ PIECES = [
 ]  # fmt: skip
 
 
+def insert(*, text: str, depth: float, tokenizer: Tokenizer = NIAH_8K) -> Insert:
+    return Insert(text=text, depth=depth, tokens=tokenizer.count(text))
+
+
 def corpus_of(*texts: str) -> Corpus:
     documents = [Document(id=str(i), title="", text=text) for i, text in enumerate(texts)]
     return Corpus(name="test", fingerprint="f", size=len(documents), about="", document=documents.__getitem__)
@@ -65,7 +69,7 @@ def test_the_count_is_that_of_a_full_encode_and_within_one_sentence(
     corpus = corpus_of("Nothing.", *filter(None, (document.strip() for document in documents)))
     tokenizer: Tokenizer = WholeOnly() if whole else NIAH_8K
     haystack = haystack_of(corpus, tokenizer)
-    inserts = [Insert(text=f"{NEEDLE[:-1]} {i}.", depth=depth) for i, depth in enumerate(depths)]
+    inserts = [insert(text=f"{NEEDLE[:-1]} {i}.", depth=depth, tokenizer=tokenizer) for i, depth in enumerate(depths)]
     try:
         filled = haystack.fill(inserts, before="Read this:\n\n", after=TAIL, tokens=tokens, elsewhere=7)
     except (CorpusTooShort, UsageError):
@@ -73,9 +77,9 @@ def test_the_count_is_that_of_a_full_encode_and_within_one_sentence(
     assert filled.tokens == tokenizer.count("Read this:\n\n" + filled.context + TAIL) + 7
     assert filled.tokens <= tokens
     without = filled.context
-    for insert in inserts:
-        assert without.count(insert.text) == 1
-        without = without.replace(f" {insert.text}", "", 1) if f" {insert.text}" in without else without.replace(f"{insert.text} ", "", 1)
+    for hidden in inserts:
+        assert without.count(hidden.text) == 1
+        without = without.replace(f" {hidden.text}", "", 1) if f" {hidden.text}" in without else without.replace(f"{hidden.text} ", "", 1)
     assert haystack.text.startswith(without)
     following = min(end for end in haystack._ends if end > len(without))
     longer = haystack._count("Read this:\n\n", haystack._place(inserts, list(haystack._ends).index(following)), following, TAIL) + 7
@@ -87,7 +91,7 @@ def test_the_count_is_that_of_a_full_encode_and_within_one_sentence(
 def test_the_needle_stands_where_the_record_says(depth: float, tokens: int) -> None:
     """`token` counts the context in front of the needle; `depth` is the nearest sentence end to the one asked for."""
     haystack = haystack_of(open_corpus("builtin/legal"))
-    filled = haystack.fill([Insert(text=NEEDLE, depth=depth)], before="", after=TAIL, tokens=tokens)
+    filled = haystack.fill([insert(text=NEEDLE, depth=depth)], before="", after=TAIL, tokens=tokens)
     at = filled.context.index(NEEDLE)
     front, behind = filled.context[: max(0, at - 1)], filled.context[at + len(NEEDLE) :]
     assert filled.placed[0].token == NIAH_8K.count(front)
@@ -103,8 +107,8 @@ def test_the_needle_stands_where_the_record_says(depth: float, tokens: int) -> N
 
 def test_depth_0_is_before_all_text_and_depth_1_behind_it() -> None:
     haystack = haystack_of(open_corpus("builtin/wikipedia"))
-    first = haystack.fill([Insert(text=NEEDLE, depth=0.0)], before="", after=TAIL, tokens=1000)
-    last = haystack.fill([Insert(text=NEEDLE, depth=1.0)], before="", after=TAIL, tokens=1000)
+    first = haystack.fill([insert(text=NEEDLE, depth=0.0)], before="", after=TAIL, tokens=1000)
+    last = haystack.fill([insert(text=NEEDLE, depth=1.0)], before="", after=TAIL, tokens=1000)
     assert first.context.startswith(NEEDLE)
     assert (first.placed[0].token, first.placed[0].depth) == (0, 0.0)
     assert last.context.endswith(f" {NEEDLE}")
@@ -114,7 +118,7 @@ def test_depth_0_is_before_all_text_and_depth_1_behind_it() -> None:
 def test_a_shorter_haystack_is_the_beginning_of_a_longer_one() -> None:
     haystack = haystack_of(open_corpus("builtin/medical"))
     texts = [
-        haystack.fill([Insert(text=NEEDLE, depth=1.0)], before="", after=TAIL, tokens=length).context.removesuffix(f" {NEEDLE}")
+        haystack.fill([insert(text=NEEDLE, depth=1.0)], before="", after=TAIL, tokens=length).context.removesuffix(f" {NEEDLE}")
         for length in (8000, 500, 2000, 32000)
     ]
     for shorter, longer in zip(sorted(texts, key=len), sorted(texts, key=len)[1:], strict=False):
@@ -132,15 +136,15 @@ def test_another_reshuffle_is_another_text_and_the_same_one_is_the_same() -> Non
 def test_a_corpus_that_is_too_short_is_an_error_and_never_a_short_prompt() -> None:
     haystack = haystack_of(corpus_of("One sentence only. And a second one.", "A third one."))
     with pytest.raises(CorpusTooShort, match=r"'test' holds \d+ tokens, too few for a prompt of 1,000"):
-        haystack.fill([Insert(text="A fact.", depth=0.5)], before="", after="", tokens=1000)
+        haystack.fill([insert(text="A fact.", depth=0.5)], before="", after="", tokens=1000)
 
 
 def test_a_needle_longer_than_its_haystack_is_an_error_that_says_how_long_to_go() -> None:
     haystack = haystack_of(open_corpus("builtin/wikipedia"))
     with pytest.raises(UsageError, match="less than its needles") as caught:
-        haystack.fill([Insert(text=NEEDLE * 10, depth=0.5)], before="", after=TAIL, tokens=300)
+        haystack.fill([insert(text=NEEDLE * 10, depth=0.5)], before="", after=TAIL, tokens=300)
     enough = int(re.search(r"at least ([\d,]+)", str(caught.value))[1].replace(",", ""))  # type: ignore[index]
-    assert haystack.fill([Insert(text=NEEDLE * 10, depth=0.5)], before="", after=TAIL, tokens=enough).tokens <= enough
+    assert haystack.fill([insert(text=NEEDLE * 10, depth=0.5)], before="", after=TAIL, tokens=enough).tokens <= enough
 
 
 def test_documents_are_tokenised_once_and_the_counts_are_kept_on_disk(tmp_path: Path) -> None:
@@ -148,14 +152,14 @@ def test_documents_are_tokenised_once_and_the_counts_are_kept_on_disk(tmp_path: 
     corpus, path = open_corpus("builtin/legal"), tmp_path / "deep" / "measures.npz"
     measures = Measures(NIAH_8K, path)
     first = Haystack(corpus, NIAH_8K, measures, Draw("x"))
-    filled = first.fill([Insert(text=NEEDLE, depth=0.3)], before="", after=TAIL, tokens=9000)
+    filled = first.fill([insert(text=NEEDLE, depth=0.3)], before="", after=TAIL, tokens=9000)
     measures.save()
     again = Measures(WholeOnly(), path)  # would count differently if it counted
     number = first.documents[0]
     for name in ("ends", "before", "cuts", "tokens"):
         assert (getattr(again.of(number, ""), name) == getattr(measures.of(number, ""), name)).all()
     second = Haystack(corpus, NIAH_8K, Measures(NIAH_8K, path), Draw("x"))
-    assert second.fill([Insert(text=NEEDLE, depth=0.3)], before="", after=TAIL, tokens=9000) == filled
+    assert second.fill([insert(text=NEEDLE, depth=0.3)], before="", after=TAIL, tokens=9000) == filled
 
 
 def test_a_damaged_cache_is_ignored(tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_measure_of_texts_without_safe_places(text: str) -> None:
 def test_counts_over_real_text_are_exact(domain: str) -> None:
     haystack = haystack_of(open_corpus(str(REAL / f"{domain}.parquet")))
     for i, tokens in enumerate((1000, 3000, 16000, 60000)):
-        filled = haystack.fill([Insert(text=NEEDLE, depth=i / 3)], before="", after=TAIL, tokens=tokens)
+        filled = haystack.fill([insert(text=NEEDLE, depth=i / 3)], before="", after=TAIL, tokens=tokens)
         assert filled.tokens == NIAH_8K.count(filled.context + TAIL)
         assert tokens - 400 < filled.tokens <= tokens
         assert abs(filled.placed[0].depth - i / 3) < 300 / tokens
