@@ -185,7 +185,16 @@ def _show_plan(facts: dict[str, Any], rate: int) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-_ROWS = ("cue", "requests", "input tokens", "of these cacheable", "output tokens", "live", "with prompt caching", "in batches")
+_ROWS = (
+    "cue",
+    "trials, a request each",
+    "input tokens",
+    "of these cacheable",
+    "output tokens",
+    "live",
+    "with prompt caching",
+    "in batches",
+)
 
 
 def _numbers(entry: dict[str, Any]) -> list[str]:

@@ -62,23 +62,26 @@ class Measures:
         self._tokenizer = tokenizer
         self._path = path
         self._known: dict[int, Measure] = {}
-        self._saved = 0
+        self._texts: dict[int, int] = {}
+        self._changed = False
         if path is not None and path.exists():
             self._load(path)
 
     def of(self, number: int, text: str) -> Measure:
         """The measure of document `number`, whose text is `text`."""
-        found = self._known.get(number)
-        if found is None:
-            found = self._known[number] = measure(text, self._tokenizer)
-        return found
+        check = zlib.crc32(text.encode())
+        if self._texts.get(number) != check:  # new, or kept by a version that wrote another text
+            self._known[number], self._texts[number] = measure(text, self._tokenizer), check
+            self._changed = True
+        return self._known[number]
 
     def save(self) -> None:
         """Write what is new; a cache that cannot be written is no reason to stop."""
-        if self._path is None or len(self._known) == self._saved:
+        if self._path is None or not self._changed:
             return
         numbers = sorted(self._known)
         arrays = {"numbers": np.array(numbers, dtype=np.int64)}
+        arrays["texts"] = np.array([self._texts[number] for number in numbers], dtype=np.int64)
         for name in self._FIELDS:
             parts: list[Ints] = [getattr(self._known[number], name) for number in numbers]
             arrays[name] = np.concatenate(parts)
@@ -88,7 +91,7 @@ class Measures:
             with tempfile.NamedTemporaryFile(dir=self._path.parent, suffix=".tmp", delete=False) as file:
                 np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
             Path(file.name).replace(self._path)
-            self._saved = len(self._known)
+            self._changed = False
         except OSError:
             return
 
@@ -96,8 +99,8 @@ class Measures:
         try:
             with np.load(path) as arrays:
                 split = {name: np.split(arrays[name], np.cumsum(arrays[f"{name}_sizes"])[:-1]) for name in self._FIELDS}
+                self._texts = dict(zip(arrays["numbers"].tolist(), arrays["texts"].tolist(), strict=True))
                 for i, number in enumerate(arrays["numbers"].tolist()):
                     self._known[number] = Measure(**{name: split[name][i] for name in self._FIELDS})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            self._known = {}
-        self._saved = len(self._known)
+            self._known, self._texts = {}, {}

@@ -23,7 +23,7 @@ from tests.chat_server import Answer, Asked, ChatServer, failure
 from tests.hurry import hurry
 from tests.run.command import QUESTIONS, TEXTS, cells, here, lines, summary, write_config
 
-SPEED = 100
+SPEED = 250
 TIMEOUT_SECONDS = 1.0
 SHARE = 0.3
 ATTEMPTS, ATTEMPTS_WHEN_LIMITED = Patience().attempts, Patience().attempts_when_limited

@@ -156,10 +156,20 @@ def test_documents_are_tokenised_once_and_the_counts_are_kept_on_disk(tmp_path: 
     measures.save()
     again = Measures(WholeOnly(), path)  # would count differently if it counted
     number = first.documents[0]
+    text = corpus.document(number).text
     for name in ("ends", "before", "cuts", "tokens"):
-        assert (getattr(again.of(number, ""), name) == getattr(measures.of(number, ""), name)).all()
+        assert (getattr(again.of(number, text), name) == getattr(measures.of(number, text), name)).all()
     second = Haystack(corpus, NIAH_8K, Measures(NIAH_8K, path), Draw("x"))
     assert second.fill([insert(text=NEEDLE, depth=0.3)], before="", after=TAIL, tokens=9000) == filled
+
+
+def test_a_cache_of_another_text_is_not_believed(tmp_path: Path) -> None:
+    """The same corpus and number, but another text, as an upgrade may write it: positions of the old one would tear words apart."""
+    path = tmp_path / "measures.npz"
+    old = Measures(NIAH_8K, path)
+    old.of(0, "One. Two is longer than that.")
+    old.save()
+    assert Measures(NIAH_8K, path).of(0, "A much longer first sentence. Two.").ends.tolist() == [29, 34]
 
 
 def test_a_damaged_cache_is_ignored(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Prompts: golden bytes, templates, cues, distractors. `pytest tests/task/test_prompt.py`
 
-When a golden hash changes on purpose, raise ASSEMBLY in niah/task/prompt.py (or sentences.VERSION): stored runs then know it.
+When a golden hash changes on purpose, raise ASSEMBLY in niah/task/prompt.py (or sentences.VERSION, or the grammars' version in task/corpus.py): stored runs then know it.
 """
 
 import hashlib
