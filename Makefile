@@ -21,16 +21,23 @@ pytest: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 # The environment of the real servers that tests/peers talk to; without it these tests are skipped and say so.
-peers: .venv-peers/installed
+peers: .venv-peers/installed .venv-litellm/installed
 
 .venv-peers/installed: peers-constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint peers-constraints.txt torch 'transformers[serving]' accelerate
 	@touch $@
 
+.venv-litellm/installed: litellm-constraints.txt
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check --constraint litellm-constraints.txt 'litellm[proxy]'
+	@touch $@
+
 bench: .venv/tested
 	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/variety.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/client.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,4 +49,4 @@ bench: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-peers .venv-litellm .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -327,6 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         newest = [each for each in reversed(list(self.world.batches.values())) if each.kind == kind and each.id not in self.world.hidden]
         start = next((number for number, each in enumerate(newest, 1) if each.id == after), 0)
         page = newest[start : start + limit]
+        for each in page:
+            each.looks -= 1
         more, objects = len(newest) > start + limit, [self._object(each) for each in page]
         if kind == "gemini":
             return 200, {"operations": objects} | ({"nextPageToken": page[-1].id} if more else {})

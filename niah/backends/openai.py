@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from niah.backends import responses
-from niah.backends.bodies import output_cap, sampling
+from niah.backends.bodies import error_inside, output_cap, sampling
 from niah.backends.completions import TOKENIZE
 from niah.backends.models import Capabilities
 from niah.backends.wire import Body, Counting, Wire
-from niah.errors import RetryableError
+from niah.errors import ContextOverflow, RetryableError
 from niah.trial import Prompt, Reply, Stop, Usage
 
 _STOPS: Mapping[str, Stop] = {
@@ -58,6 +58,9 @@ def reply(body: Any, seconds: float) -> Reply:
         content, finish, error = message.get("content"), str(choice.get("finish_reason")).lower(), choice.get("error")
     except (KeyError, IndexError, TypeError, AttributeError):
         error = body.get("error") if isinstance(body, dict) else None
+        inside = error_inside(error) if error else None
+        if isinstance(inside, ContextOverflow):
+            raise inside from None
         what = f"an error inside a successful answer: {error}" if error else f"the answer is no chat completion: {body}"
         raise RetryableError(what[:250], kind="server", billed=True) from None
     if error or finish in _BROKEN:

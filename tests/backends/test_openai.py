@@ -8,7 +8,7 @@ import pytest
 from niah.backends import TABLE, Connection, open_backend
 from niah.backends.models import Capabilities
 from niah.backends.openai import OPENAI, SERVER, reply
-from niah.errors import RetryableError, UsageError
+from niah.errors import ContextOverflow, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply, Sampling, Usage
 from tests.chat_server import Answer, ChatServer, completion
 
@@ -154,6 +154,12 @@ def test_json_that_is_no_object_is_asked_for_again(answer: str) -> None:
     """A server in trouble says so: other JSON without a completion is asked for again as well."""
     with pytest.raises(RetryableError):
         ask(Answer(body=answer))
+
+
+def test_an_overflow_inside_a_successful_answer_is_an_overflow() -> None:
+    """Gateways pass on what the model behind them said, with a status of their own."""
+    with pytest.raises(ContextOverflow):
+        reply({"error": {"message": "This model's maximum context length is 4096 tokens.", "code": 400}}, 0)
 
 
 def test_a_real_answer_over_http() -> None:
