@@ -122,9 +122,8 @@ def sweep(
     for model, backend in backends.items():
         if isinstance(backend, RemoteBackend):
             Budget(max_dollars=experiment.max_cost).check(model, backend.capabilities)
-    confirm(
-        sum(estimate(experiment, len(cues[model]), capabilities_of(backend)).live_dollars or 0.0 for model, backend in backends.items())
-    )
+    bills = [estimate(experiment, len(cues[model]), capabilities_of(backend)) for model, backend in backends.items()]
+    confirm(sum((bill.live_dollars if batches == "no" else bill.batch_dollars) or bill.live_dollars or 0.0 for bill in bills))
     with Store(folder) as store:
         store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
         budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)

@@ -1,5 +1,6 @@
 """Stored answers looked at again: other scorers, a judge on loopback, reports over several runs."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from tests.run.command import cells, found, here, lines, summary, write_config
 def run(folder: Path) -> Path:
     """A finished run of 18 trials: a third right, a third nearly right or half of it, a third wrong."""
     config = write_config(folder)
+    turns: Counter[str] = Counter()
 
     def answer(asked: Asked) -> Answer:
         sentence = found(asked)
+        turns[sentence] += 1
         half = (
             "There are 3,846 prisms."
             if "3,846" in sentence
             else sentence.replace("Grindrel", "Grindral").replace("Plessowick", "Plessowik")
         )
-        return completion([sentence, half, "Nobody knows \ud83d."][asked.number % 3])
+        return completion([sentence, half, "Nobody knows \ud83d."][turns[sentence] % 3])
 
     with ChatServer(answer) as server:
         done = here("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
