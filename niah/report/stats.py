@@ -187,11 +187,6 @@ def where(model: str, trial: Trial) -> Where:
     return model, trial.cue, trial.length, trial.depths[0]
 
 
-def plan_counts(trials: Iterable[tuple[str, Trial]]) -> Counter[Where]:
-    """How many trials a plan, given as (model, trial), has for each cell: the `planned` of `aggregate`."""
-    return Counter(where(model, trial) for model, trial in trials)
-
-
 def summarise(cells: Sequence[Cell]) -> Summary:
     """Cells pooled: every trial weighs the same, whatever its cell."""
     points, trials = _pool(cells)

@@ -153,7 +153,6 @@ class Session:
         for model, backend in self.backends.items():
             self.truncation[model] = Truncation()
             if isinstance(backend, RemoteBackend):
-                self.budget.check(model, backend.capabilities)
                 self.meters[model] = Meter(backend.capabilities)
         for record in read(self.store.folder):
             if record.reply is not None and record.model in self.backends:

@@ -1,7 +1,9 @@
 """Makes synthetic records for the tests of the reports: no model, no text, any outcome."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from niah.report.stats import Where, where
 from niah.trial import Cue, Failure, Fingerprints, Placement, Record, Reply, Sampling, Score, Stop, Trial
 
 FINGERPRINTS = Fingerprints(corpus="c" * 16, needles="n" * 16, tokenizer="t" * 16, template="p" * 16)
@@ -86,3 +88,8 @@ def grid(
             for i in range(reshuffles):
                 asked = trial(length, depth, reshuffle=i, cue=cue, corpus=corpora[i % len(corpora)], tokenizer=tokenizer)
                 yield record(1.0 if i < found else 0.0, model=model, of=asked)
+
+
+def plan_counts(trials: Iterable[tuple[str, Trial]]) -> Counter[Where]:
+    """How many trials a plan, given as (model, trial), has for each cell: the `planned` of `aggregate`."""
+    return Counter(where(model, asked) for model, asked in trials)

@@ -17,9 +17,9 @@ from PIL import Image
 
 from niah.report.heatmap import DPI, Panel, draw, figure
 from niah.report.labels import depth_labels, length_label, length_labels, recall_label
-from niah.report.stats import aggregate, plan_counts
+from niah.report.stats import aggregate
 from niah.trial import Record
-from tests.report.records import grid, record, trial
+from tests.report.records import grid, plan_counts, record, trial
 
 LENGTHS, DEPTHS = [4_000, 32_000, 1_000_000], [0.0, 0.5, 1.0]
 HITS = {(4_000, 0.5): 10, (32_000, 0.0): 5, (1_000_000, 1.0): 0}

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niah.errors import UsageError
-from niah.report.stats import Cell, Series, aggregate, cells, effective_length, estimate, plan_counts, summaries, wilson
+from niah.report.stats import Cell, Series, aggregate, cells, effective_length, estimate, summaries, wilson
 from niah.trial import SCORED, Outcome, Record, Score, outcome
-from tests.report.records import grid, record, trial
+from tests.report.records import grid, plan_counts, record, trial
 
 ONE = Series("server/test", "off")
 

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
-from niah.report.stats import aggregate, plan_counts, wilson
+from niah.report.stats import aggregate, wilson
 from niah.report.write import COLUMNS, VIRIDIS, grids, slugs, table, write
 from niah.trial import Record
-from tests.report.records import grid, record, trial
+from tests.report.records import grid, plan_counts, record, trial
 
 LENGTHS, DEPTHS = [4_000, 32_000], [0.0, 0.5, 1.0]
 

@@ -189,8 +189,9 @@ def test_over_http(style: Style):
         asyncio.run(main(server))
     assert len(limiter.granted) == 300
     assert limiter.throughput() >= 0.9
-    # The virtual clock's tests above hold the 2 %; here a busy machine's delays count eighty times.
-    assert limiter.refused_share() < 0.05
+    # Without headers a few requests are out when the first refusal comes, and a busy machine's delays count eighty times here: the
+    # virtual clock's tests above hold these styles to 2 %.
+    assert limiter.refused_share() < (0.02 if style in ("openai", "anthropic") else 0.05)
 
 
 def test_who_stands_behind_a_large_request_that_gives_up_goes_as_soon_as_it_fits():
