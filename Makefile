@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: sweep test lint types pytest peers bench clean
+.PHONY: sweep test lint types pytest peers peers-all bench clean
 
 sweep: .venv/installed
 	@$(BIN)/niah sweep configs/quickstart.toml
@@ -33,6 +33,27 @@ peers: .venv-peers/installed .venv-litellm/installed
 	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check --constraint litellm-constraints.txt 'litellm[proxy]'
 	@touch $@
 
+# With the servers that take long to make: llama.cpp compiles for minutes, vLLM takes 3.5 GB. CI does without them.
+peers-all: peers .venv-llama-cpp/installed .venv-vllm/installed
+
+.venv-llama-cpp/installed: llama-cpp-constraints.txt
+	$(PYTHON) -m venv .venv-llama-cpp
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS_RELEASE=-O2 -DCMAKE_CXX_FLAGS_RELEASE=-O1" \
+		.venv-llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check --constraint llama-cpp-constraints.txt \
+		'llama-cpp-python[server]' gguf safetensors
+	@touch $@
+
+.venv-vllm/installed: vllm-requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement vllm-requirements.txt
+	@touch $@
+
+# benchmarks/client.py measures lm-eval's client beside ours where this is there, and says so where it is not.
+.venv-lmeval/installed: lmeval-constraints.txt
+	$(PYTHON) -m venv .venv-lmeval
+	.venv-lmeval/bin/python -m pip install --quiet --disable-pip-version-check --constraint lmeval-constraints.txt 'lm_eval[api]'
+	@touch $@
+
 bench: .venv/tested
 	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/variety.py
@@ -49,4 +70,4 @@ bench: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-litellm .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-peers .venv-litellm .venv-llama-cpp .venv-vllm .venv-lmeval .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -2,10 +2,10 @@
 
     python benchmarks/client.py [--requests 3000] [--lengths 2k,128k] [--rounds 3]
 
-Target for prompts of 2k tokens: at most 0.5 ms of client CPU a request and at least 800 requests/s on two cores. Beside it, in the
-same run and against the same server, bare aiohttp with ready-made bodies, which makes no prompt, scores and stores nothing. (Elsewhere
-measured on such a machine: lm-eval's client 0.30 ms and 772 to 1,391 requests/s storing nothing, one shared httpx pool 3.3 ms.)
-For long prompts it prints the share of the CPU time that is not JSON and sockets.
+Target for prompts of 2k tokens: at most 0.5 ms of client CPU a request and at least 800 requests/s on two cores. Beside it, by turns
+in the same run and against the same server: lm-eval's own client (`make .venv-lmeval/installed`), which keeps its answers in a list, and
+bare aiohttp, which only encodes and decodes JSON and stands for JSON and sockets. Neither makes a prompt, scores or stores. CPU is that
+of the client's own process, all threads, user and system; figures are medians of the rounds, ratios are medians of the rounds' ratios.
 """
 
 import argparse
@@ -17,12 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from niah.config import load_experiment, parse_length
 from niah.run import sweep
 from niah.trial import Record
+
+CHARACTERS_A_TOKEN = 4.2
+LM_EVAL = Path(__file__).parents[1] / ".venv-lmeval" / "bin" / "python"
 
 
 class Clock:
@@ -53,15 +57,16 @@ def niah(url: str, length: int, requests: int) -> tuple[float, float]:
 
 
 async def bare(url: str, characters: int, requests: int) -> tuple[float, float]:
-    """The same number of requests of the same size by aiohttp alone, JSON encoded and decoded each time."""
+    """The same number of requests of the same size by aiohttp alone, JSON encoded and decoded each time as niah does."""
     import aiohttp
+    from pydantic_core import to_json
 
-    text = ("word " * (characters // 5 + 1))[:characters]
+    text = filler(characters)
     left = iter(range(requests))
 
     async def work(session: Any) -> None:
         for _ in left:
-            body = json.dumps({"model": "x", "messages": [{"role": "user", "content": text}]}).encode()
+            body = to_json({"model": "x", "messages": [{"role": "user", "content": text}]})
             async with session.post(f"{url}/chat/completions", data=body, headers={"content-type": "application/json"}) as answer:
                 json.loads(await answer.read())
 
@@ -71,27 +76,57 @@ async def bare(url: str, characters: int, requests: int) -> tuple[float, float]:
     return requests / (time.perf_counter() - wall), 1000 * (time.process_time() - cpu) / requests
 
 
+def lm_eval(url: str, characters: int, requests: int) -> tuple[float, float]:
+    """The same by lm-eval, in its own environment and process."""
+    command = [LM_EVAL, Path(__file__).with_name("lm_eval_client.py"), url, str(characters), str(requests)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"lm-eval's client failed: {done.stderr[-1000:]}")
+    rate, cpu = done.stdout.split()[-2:]
+    return float(rate), float(cpu)
+
+
+def filler(characters: int) -> str:
+    return ("word " * (characters // 5 + 1))[:characters]
+
+
+def compare(url: str, length: int, requests: int, rounds: int) -> None:
+    """Measure all clients by turns and print what came out."""
+    clients: dict[str, Callable[[], tuple[float, float]]] = {
+        "niah": lambda: niah(url, length, requests),
+        "lm-eval": lambda: lm_eval(url, int(length * CHARACTERS_A_TOKEN), requests),
+        "bare aiohttp": lambda: asyncio.run(bare(url, int(length * CHARACTERS_A_TOKEN), requests)),
+    }
+    if not LM_EVAL.exists():
+        del clients["lm-eval"]
+    measured = [{name: client() for name, client in clients.items()} for _ in range(rounds)]
+    for name in clients:
+        rate, cpu = (statistics.median(column) for column in zip(*(each[name] for each in measured), strict=True))
+        print(f"{length:>9,} tokens  {name:13} {rate:>7,.0f} requests/s  {cpu:>7.3f} ms CPU a request", flush=True)
+    for name in list(clients)[1:]:
+        ratio = statistics.median(each["niah"][1] / each[name][1] for each in measured)
+        print(f"{length:>9,} tokens  niah takes {ratio:.2f} times the CPU of {name}", flush=True)
+    own = statistics.median(1 - each["bare aiohttp"][1] / each["niah"][1] for each in measured)
+    print(f"{length:>9,} tokens  of niah's CPU time {own:.0%} is not JSON and sockets", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--lengths", default="2k,128k")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if not LM_EVAL.exists():
+        print("lm-eval is not measured: its environment is not there (make .venv-lmeval/installed)", flush=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("instant_server.py")), str(port)])
     time.sleep(1)
-    url = f"http://127.0.0.1:{port}/v1"
     try:
         for length in map(parse_length, options.lengths.split(",")):
             requests = max(100, min(options.requests, options.requests * 4000 // length))
-            pairs = [(niah(url, length, requests), asyncio.run(bare(url, int(length * 4.2), requests))) for _ in range(options.rounds)]
-            for name, rows in (("niah", [pair[0] for pair in pairs]), ("bare aiohttp", [pair[1] for pair in pairs])):
-                rate, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
-                print(f"{length:>9,} tokens  {name:13} {rate:>7,.0f} requests/s  {cpu:>7.3f} ms CPU a request", flush=True)
-            own = statistics.median(1 - pair[1][1] / pair[0][1] for pair in pairs)
-            print(f"{length:>9,} tokens  of niah's CPU time {own:.0%} is not JSON and sockets", flush=True)
+            compare(f"http://127.0.0.1:{port}/v1", length, requests, options.rounds)
     finally:
         server.terminate()
 

@@ -41,7 +41,7 @@ class Experiment(BaseModel):
     models: tuple[str, ...] = Field(min_length=1, description="backend/model, as in server/llama or baseline/bm25")
     base_url: str | None = Field(default=None, description="where server/ models answer, ending in /v1")
     key_variable: str | None = Field(default=None, description="environment variable with the key, instead of the usual one")
-    raw: bool = Field(default=False, description="server/ models are base models: completions without a chat template")
+    raw: bool = Field(default=False, description="server/ and hf/ models are base models: no chat template")
     corpora: tuple[str, ...] = Field(min_length=1, description="builtin/NAME, a prepared corpus, or a path")
     needles: str = Field(default="default", description="a needle set's name or file, or words, numbers, uuids")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of the whole prompt: a list, or {from, to, steps, scale}")

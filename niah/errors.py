@@ -9,6 +9,8 @@ NiahError
 +-- ProviderError              exit 4   what a model's server or API answered, or did not
     +-- RetryableError                  may go away: rate limit, overload, timeout, reset, 5xx
     +-- ContextOverflow                 the prompt does not fit the model: an outcome of one trial, never a miss
+    |   +-- OutOfMemory                 it does not fit this machine, for a local model: the same, and asked again on resume
+    +-- Refused                         the provider's filter turns the prompt away: an outcome of one trial, as a refusal in words is
     +-- BadRequest                      the server refuses this request, whatever its size
     +-- BadResponse                     the answer is no chat completion (HTML, broken JSON)
     +-- FatalError                      credentials, unknown model, quota: every further request would fail too
@@ -85,6 +87,18 @@ class ContextOverflow(ProviderError):
     """The prompt is longer than the model's window."""
 
     kind = "context_overflow"
+
+
+class OutOfMemory(ContextOverflow):
+    """The prompt does not fit the memory of this machine."""
+
+    kind = "out_of_memory"
+
+
+class Refused(ProviderError):
+    """The provider's content filter turned the prompt away before the model answered."""
+
+    kind = "refused"
 
 
 class BadRequest(ProviderError):

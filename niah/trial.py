@@ -4,7 +4,8 @@ A **needle** is a fact in a sentence. It is hidden in a **haystack** (text of a 
 haystack at which length and depth; the **prompt** is what a model reads, the **reply** what it answers, the **score** how
 much of the needle the answer holds, and the **record** all of it as one line of `trials.jsonl`.
 
-Depth is a fraction: 0 = before all text, 1 = after all text. Length is the whole prompt in tokens of a named tokenizer.
+Depth is a fraction: 0 = before all text, 1 = after all text. Length is the whole prompt in tokens of a named tokenizer, or of the
+tested model itself.
 """
 
 import hashlib
@@ -64,7 +65,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One question to ask: no text and no model. `needles` and `depths` go together; `haystack` is shared or independent."""
+    """One question to ask: no text and no model. `needles` and `depths` go together; `haystack` is shared or independent.
+
+    `fitted_length` stands where `length` is in the tested model's own tokens: the most tokens of ours that the prompt may have.
+    """
 
     corpus: str
     needles: tuple[str, ...]
@@ -79,11 +83,12 @@ class Trial:
     haystack: str
     distractors: int
     fingerprints: Fingerprints
+    fitted_length: int | None = None
     _key: str = field(init=False, default="", repr=False, compare=False)
 
     @property
     def key(self) -> str:
-        """32 hexadecimal digits of the sha256 of the canonical JSON of all fields."""
+        """32 hexadecimal digits of the sha256 of the canonical JSON of all fields that are set."""
         if not self._key:
             object.__setattr__(self, "_key", hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:32])
         return self._key
@@ -91,7 +96,14 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         fields = _fields(self)
         del fields["_key"]
+        if self.fitted_length is None:  # without it a trial has the key that it always had
+            del fields["fitted_length"]
         return {**fields, "sampling": _fields(self.sampling), "fingerprints": _fields(self.fingerprints)}
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that the prompt may have, by the tokenizer that it is made with."""
+        return self.length if self.fitted_length is None else self.fitted_length
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":
@@ -165,13 +177,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a model answered; `seconds` is the time of the successful request, `model` the name as served."""
+    """What a model answered; `seconds` is the time of the successful request, `model` the name as served.
+
+    `measured` is what a local engine tells beyond that, by names that bear their units.
+    """
 
     text: str
     stop: Stop = "end"
     usage: Usage = Usage()
     seconds: float = 0.0
     model: str = ""
+    measured: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +265,10 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
     usage = _fields(reply.usage)
     if reply.usage.cache_write is None:
         del usage["cache_write"]
-    return {**_fields(reply), "usage": usage}
+    fields = {**_fields(reply), "usage": usage}
+    if reply.measured is None:
+        del fields["measured"]
+    return fields
 
 
 def _reply(data: Mapping[str, Any]) -> Reply:
@@ -275,7 +294,7 @@ def outcome(record: Record) -> Outcome:
     that is no refusal and has no scores was withheld from scoring: the server reported a prompt well below the one sent.
     """
     if record.error is not None:
-        return "overflow" if record.error.kind == "context_overflow" else "error"
+        return "overflow" if record.error.kind in ("context_overflow", "out_of_memory") else "error"
     assert record.reply is not None, "a record has a reply or an error"
     if record.reply.stop in ("filter", "refusal"):
         return "refused"

@@ -5,7 +5,8 @@
         environment["HF_ENDPOINT"] = hub.url
 
 Answered: HEAD and GET (with Range) of /datasets/ID/resolve/REVISION/PATH, and of /api/datasets/ID the info, `revision`,
-`tree` and `paths-info`. Faults are switched on per dataset with `Hub.fault`. A hub that is down is `dead_url()`.
+`tree` and `paths-info`; the same of models, whose files are at /ID/resolve/REVISION/PATH and whose API is at /api/models/ID.
+Faults are switched on per dataset with `Hub.fault`. A hub that is down is `dead_url()`.
 """
 
 import gzip
@@ -127,8 +128,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".rstrip())
             if "Authorization" in self.headers:
                 hub.tokens.add(self.headers["Authorization"])
-            api = path.startswith("/api/datasets/")
-            owner, name, verb, tail = [*path.removeprefix("/api").removeprefix("/datasets/").split("/", 3), "", "", ""][:4]
+            api = path.startswith("/api/")
+            plain = path.removeprefix("/api").removeprefix("/datasets").removeprefix("/models").removeprefix("/")
+            owner, name, verb, tail = [*plain.split("/", 3), "", "", ""][:4]
             dataset = f"{owner}/{name}"
             repo = hub.repos.get(dataset)
             at = repo.locate(tail or "main") if repo else None

@@ -54,6 +54,7 @@ TABLE: Mapping[str, str] = {
     "bedrock": _REMOTE,
     "bedrock-invoke": _REMOTE,
     "gemini": _REMOTE,
+    "hf": "niah.backends.local:open_local",
     "ollama": _REMOTE,
     "openai": _REMOTE,
     "openrouter": _REMOTE,

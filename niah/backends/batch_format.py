@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from niah.backends.classify import classify, message_of
+from niah.backends.classify import FILTERED, classify, message_of
 from niah.backends.wire import Body
-from niah.errors import BadResponse, ProviderError, RetryableError
+from niah.errors import BadResponse, ProviderError, Refused, RetryableError
 from niah.trial import Reply
 
 KEY_CHARACTERS = 32
@@ -88,7 +88,8 @@ def outcome(result: Result, reply: Callable[[Any, float], Reply]) -> Reply | Pro
         if 200 <= result.status < 300:
             return reply(result.body, 0.0)
         said = short(message_of(result.body)).rstrip(".")
-        return classify(result.status, {}, result.body, f"the batch answered {result.status}: {said}.")
+        error = classify(result.status, {}, result.body, f"the batch answered {result.status}: {said}.")
+        return FILTERED if isinstance(error, Refused) else error
     except ProviderError as error:
         return error
 

@@ -10,7 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from niah.backends.rates import should_retry, wait_seconds
-from niah.errors import BadRequest, BadResponse, ContextOverflow, FatalError, ProviderError, RetryableError
+from niah.errors import BadRequest, BadResponse, ContextOverflow, FatalError, ProviderError, Refused, RetryableError
+from niah.trial import Reply, Usage
+
+FILTERED = Reply(text="", stop="filter", usage=Usage(output=0))
+"""What an answer is whose prompt was turned away. The prompt itself may be charged: Azure does."""
 
 
 def _any(*words: str) -> re.Pattern[str]:
@@ -25,7 +29,20 @@ _CREDENTIALS = _any("API_KEY_INVALID", "API key (not valid|expired)", "location 
 _TOO_LARGE_EVER = _any("request too large for")
 _OVERLOADED = _any("overloaded", "ModelNotReady")
 _THROTTLED = _any("ThrottlingException")
-_MODERATED = _any("moderation", "flagged")
+_MODERATED = _any(
+    "content_filter",
+    "ResponsibleAIPolicyViolation",
+    "content management policy",
+    r"content[ _]policy[ _]violation|ContentPolicyViolation",
+    "content filtering policy",
+    "moderation_blocked",
+    "requires moderation",
+    "(prompt|input|content) (was|has been|is) (flagged|blocked)",
+    "violat(e|es|ing) (our |the )?(usage|safety|content)",
+    "data_inspection_failed",
+    "Content Exists Risk",
+)
+"""A filter's refusal, in the words of OpenAI, Azure, OpenRouter, Anthropic, litellm, xAI, Alibaba and DeepSeek."""
 _OVERFLOW = _any(
     "context_length_exceeded",
     "exceed_context_size",
@@ -53,6 +70,8 @@ def classify(status: int, headers: Mapping[str, str], body: Any, what: str) -> P
     name = headers.get("x-amzn-errortype", "") or (str(body.get("__type", "")) if isinstance(body, dict) else "")
     everything = f"{name} {body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)}"
     wait = wait_seconds(headers, body, datetime.now(UTC))
+    if status in (400, 403, 422) and _MODERATED.search(everything):
+        return Refused(what)
     fatal = _fatal(status, message, everything, what)
     if fatal is not None:
         return fatal
@@ -75,7 +94,7 @@ def _fatal(status: int, message: str, everything: str, what: str) -> FatalError 
     overflow = status in (400, 422) and _OVERFLOW.search(everything)
     if refused and not overflow and (status == 404 or "model_not_found" in everything or (status != 403 and _NO_MODEL.search(message))):
         return FatalError(f"{what} Check the model's name, and that --base-url is right (it usually ends in /v1).", kind="unknown_model")
-    if status == 401 or (status == 403 and not _MODERATED.search(message)) or (status == 400 and _CREDENTIALS.search(everything)):
+    if status in (401, 403) or (status == 400 and _CREDENTIALS.search(everything)):
         return FatalError(what, kind="credentials")
     return None
 

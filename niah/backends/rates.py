@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\s*")
+_PASSED_ON = "llm_provider-"
 _NO_DURATION = 1e8
 """Seconds: a reset beyond that is a date in a form of its own."""
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|us|µs|ns|d|h|m|s)")
@@ -124,7 +125,11 @@ def duration_seconds(text: str) -> float | None:
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+    """Headers by their names in lower case. What a litellm proxy passes on from the provider counts where it says nothing itself."""
+    named = {name.lower(): value for name, value in headers.items()}
+    for name in [name for name in named if name.startswith(_PASSED_ON)]:
+        named.setdefault(name.removeprefix(_PASSED_ON), named[name])
+    return named
 
 
 def _number(text: str | None) -> float | None:

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from niah.backends import Connection
+from niah.backends.classify import FILTERED
 from niah.backends.http import Sender
 from niah.backends.models import Capabilities, capabilities
 from niah.backends.wire import Wire
-from niah.errors import BadRequest, FatalError, UsageError
+from niah.errors import BadRequest, BadResponse, FatalError, ProviderError, Refused, RetryableError, UsageError
 from niah.trial import Cue, Prompt, Reply
 
 _BEARER = "authorization"
@@ -80,6 +81,7 @@ class RemoteBackend:
         self._sender = sender
         self._missing_key = missing_key
         self.capabilities = known
+        self.counts = wire.counting is not None
         prefill = wire.prefill and known.prefill is not False
         self.cues: frozenset[Cue] = frozenset(("off", "user", "prefill") if prefill else ("off", "user"))
         self.preferred_cue: Cue = "prefill" if prefill and known.prefill else "user"
@@ -93,19 +95,32 @@ class RemoteBackend:
             body, seconds = await self._sender.post(
                 self._wire.path(self._model), self._wire.request(prompt, self._model, self.capabilities)
             )
+        except Refused:
+            return FILTERED
         except BadRequest as error:
             if prompt.cue_mode != "prefill":
                 raise
             raise BadRequest(f"{error} Perhaps this server does not go on with an assistant's turn: try --cue user.") from None
-        return self._wire.reply(body, seconds)
+        try:
+            return self._wire.reply(body, seconds)
+        except ProviderError as error:
+            error.args = (self._sender.hidden(str(error)),)
+            raise
 
     async def count(self, prompt: Prompt) -> int | None:
-        """The provider's own count of a prompt's tokens; None where it has no way to ask. Raises ProviderError in its kinds."""
+        """The provider's own count of a prompt's tokens; None where it has no way to ask.
+
+        Raises ProviderError in its kinds; BadResponse for an answer in which no count is, as of a server that knows the path otherwise.
+        """
         counting = self._wire.counting
         if counting is None:
             return None
         body, _ = await self._sender.post(counting.path(self._model), counting.request(prompt, self._model, self.capabilities))
-        return counting.tokens(body)
+        try:
+            return counting.tokens(body)
+        except RetryableError as error:
+            told = self._sender.hidden(str(error))
+            raise BadResponse(told) if error.kind == "server" else RetryableError(told, kind=error.kind) from None
 
     def channel(self) -> Channel:
         """What else than `ask` needs to send the model's requests: batches."""
@@ -119,7 +134,7 @@ def open_remote(prefix: str, name: str, connection: Connection) -> RemoteBackend
     """The backend of prefix/name; UsageError for an address or a key that cannot be one."""
     provider = PROVIDERS[prefix]
     if connection.raw and prefix != "server":
-        raise UsageError(f"model '{prefix}/{name}': --raw is for base models on a server/")
+        raise UsageError(f"model '{prefix}/{name}': --raw is for base models on a server/ or hf/")
     wire = _wire("niah.backends.completions:WIRE" if connection.raw else provider.wire)
     base_url = connection.base_url or _default_url(prefix, provider, name)
     _check_url(base_url)
@@ -141,9 +156,15 @@ def open_remote(prefix: str, name: str, connection: Connection) -> RemoteBackend
         timeout_seconds=connection.timeout_seconds,
         sign=_signer() if prefix.startswith("bedrock") and not key else None,
     )
-    known = capabilities(f"{provider.described_as or prefix}/{name}")
+    known = facts(f"{prefix}/{name}")
     needs_key = provider.needs_key or connection.key_variable is not None
     return RemoteBackend(name, wire, sender, known, missing_key=variable if needs_key and not key else "")
+
+
+def facts(model: str) -> Capabilities:
+    """What is known of a remote model; UsageError where the user's own file is wrong."""
+    prefix, _, name = model.partition("/")
+    return capabilities(f"{PROVIDERS[prefix].described_as or prefix}/{name}")
 
 
 def _wire(address: str) -> Wire:

@@ -14,6 +14,7 @@ def models(
 
     Models that are not listed work too; what is not known of them is called unknown.
     """
+    from rich import box
     from rich.console import Console
 
     from niah.cli.tables import table
@@ -22,8 +23,10 @@ def models(
     if prefix is None:
         shown = table(("backend", "key", "set", "known models"), backends(), right={3})
     else:
-        columns = ("model", "window", "prefill", "thinking", "input $/M", "output $/M", "retires")
-        shown = table(columns, known_models(prefix), right={1, 4, 5})
+        shown = table(("model", "window", "prefill", "thinking", "$/M in", "$/M out", "retires"), known_models(prefix), right={1, 4, 5})
+        shown.box, shown.padding, shown.show_edge = box.SIMPLE_HEAD, (0, 0), False
+        for column in shown.columns[1:]:  # what a narrow terminal folds are the names
+            column.no_wrap = True
     Console(highlight=False).print(shown)
 
 

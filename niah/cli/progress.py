@@ -32,7 +32,6 @@ class Tally:
     scored: int = 0
     failed: int = 0
     cells: dict[tuple[float, int], list[float]] = field(default_factory=lambda: defaultdict(list))
-    spending: Callable[[], str] = lambda: ""
 
     def add(self, record: Record) -> None:
         self.asked += 1
@@ -50,21 +49,21 @@ class Tally:
     def seconds(self) -> float:
         return max(time.monotonic() - self.started, 1e-6)
 
-    def status(self) -> str:
-        """Recall so far, speed and time left."""
+    def status(self, told: str) -> str:
+        """Recall so far, speed and time left, and what the run tells: money, and what it waits for."""
         recall = f"recall {self.points / self.scored:.2f}" if self.scored else "no scores yet"
         left = (self.total - self.done) * self.seconds / self.asked if self.asked else 0
         failed = f", {self.failed:,} without score" if self.failed else ""
-        spent = self.spending()
-        return f"{recall}{failed}, {self.tokens / self.seconds:,.0f} tokens/s, {_clock(left)} left" + (f", {spent}" if spent else "")
+        return f"{recall}{failed}, {self.tokens / self.seconds:,.0f} tokens/s, {_clock(left)} left" + (f", {told}" if told else "")
 
 
 class PlainProgress:
-    """A line every ten seconds."""
+    """A line every ten seconds. A model that is begun again goes on where it was."""
 
     def __init__(self, console: Console):
         self._console = console
         self._tally = Tally("", 0, 0)
+        self._tallies: dict[str, Tally] = {}
         self._said = 0.0
         self._spending: Callable[[], str] = lambda: ""
 
@@ -72,7 +71,10 @@ class PlainProgress:
         self._spending = spending
 
     def begin(self, model: str, total: int, done: int) -> None:
-        self._tally = Tally(model, total, done, spending=self._spending)
+        known = model in self._tallies
+        self._tally = self._tallies.setdefault(model, Tally(model, total, done))
+        if known:
+            return
         self._said = time.monotonic()
         already = f", {done:,} of them already answered" if done else ""
         self.note(f"{model}: {total:,} trials{already}")
@@ -82,7 +84,7 @@ class PlainProgress:
         finished = self._tally.done == self._tally.total
         if finished or time.monotonic() - self._said >= _PLAIN_SECONDS:
             self._said = time.monotonic()
-            self.note(f"{self._tally.model}: {self._tally.done:,}/{self._tally.total:,}, {self._tally.status()}")
+            self.note(f"{self._tally.model}: {self._tally.done:,}/{self._tally.total:,}, {self._tally.status(self._spending())}")
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -92,11 +94,12 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A bar with speed and time left, and above it the grid of cells as it fills."""
+    """A bar with speed and time left, and above it the grid of cells as it fills. A model that is begun again goes on where it was."""
 
     def __init__(self, console: Console):
         self._console = console
         self._tally = Tally("", 0, 0)
+        self._tallies: dict[str, tuple[Tally, TaskID]] = {}
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -115,8 +118,10 @@ class LiveProgress:
     def begin(self, model: str, total: int, done: int) -> None:
         if self._task is not None:
             self._bar.update(self._task, visible=False)
-        self._tally = Tally(model, total, done, spending=self._spending)
-        self._task = self._bar.add_task(model, total=total, completed=done, status="")
+        if model not in self._tallies:
+            self._tallies[model] = Tally(model, total, done), self._bar.add_task(model, total=total, completed=done, status="")
+        self._tally, self._task = self._tallies[model]
+        self._bar.update(self._task, visible=True)
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
             self._live.start()
@@ -136,7 +141,7 @@ class LiveProgress:
 
     def _render(self) -> Group | Progress:
         if self._task is not None:
-            self._bar.update(self._task, status=self._tally.status())
+            self._bar.update(self._task, status=self._tally.status(self._spending()))
         cells = dict(self._tally.cells)
         depths, lengths = sorted({depth for depth, _ in cells}), sorted({length for _, length in cells})
         if not cells or len(lengths) > _GRID_COLUMNS or len(depths) > self._console.height - 8:

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from niah.cli.options import KeyVariable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from niah.report.spending import Spent
     from niah.report.stats import Results
 
 Scorers = Annotated[list[str], typer.Option("--scorer", help="contains, exact, all-of-many, fuzzy or judge. May be given again.")]
@@ -30,7 +33,7 @@ def report(
     from niah.run.rescore import report_runs
 
     written = report_runs(runs, out or (runs[0] if len(runs) == 1 else runs[0].parent / "report"), scorer=scorer)
-    show(written.results, written.files, Console(highlight=False))
+    show(written.results, written.files, written.spent, Console(highlight=False))
 
 
 def rescore(
@@ -38,6 +41,8 @@ def rescore(
     scorers: Scorers,
     judge: Annotated[str | None, typer.Option("--judge", help="The model that judges, never the one that was tested.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Where a server/ judge answers.")] = None,
+    key_variable: KeyVariable = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop before the judge could have cost more dollars than this.")] = None,
 ) -> None:
     """Score the stored answers of a run anew.
 
@@ -45,18 +50,24 @@ def rescore(
     """
     from rich.console import Console
 
-    from niah.run.rescore import rescore_run
+    from niah.backends import Connection
+    from niah.run.rescore import Judge, rescore_run
 
-    written = rescore_run(run, scorers, judge=judge, base_url=base_url)
-    show(written.results, written.files, Console(highlight=False))
+    judging = Judge(model=judge, connection=Connection(base_url=base_url, key_variable=key_variable), max_cost=max_cost) if judge else None
+    written = rescore_run(run, scorers, judge=judging)
+    show(written.results, written.files, written.spent, Console(highlight=False))
 
 
-def show(results: "Results", files: Sequence[Path], console: "Console") -> None:
-    """Tables of recall, and where the files are."""
-    from niah.report import write
+def show(results: "Results", files: Sequence[Path], spent: "Spent | None", console: "Console") -> None:
+    """Tables of recall and of money, and where the files are."""
+    from niah.report import spending, write
 
     for grid in write.grids(results):
         console.print(grid)
     console.print(write.table(results))
+    if spent is not None and not spent.free:
+        console.print(spending.table(spent))
+        for note in spending.notes(spent):
+            console.print(note, markup=False, soft_wrap=True)
     for file in files:
         console.print(str(file), markup=False, soft_wrap=True)

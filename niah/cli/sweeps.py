@@ -12,6 +12,7 @@ import typer
 
 from niah.cli.options import (
     BaseUrl,
+    Batch,
     Concurrency,
     Config,
     Corpora,
@@ -20,6 +21,8 @@ from niah.cli.options import (
     Format,
     KeyVariable,
     Lengths,
+    MaxCost,
+    MaxTokens,
     Model,
     Needles,
     Raw,
@@ -61,9 +64,9 @@ def sweep(
     seed: Seed = None,
     tokenizer: Tokenizer = None,
     concurrency: Concurrency = None,
-    max_cost: Annotated[float | None, typer.Option(help="Stop before the run could have cost more dollars than this.")] = None,
-    max_tokens: Annotated[str | None, typer.Option(help="Stop before the run could have used more tokens than this, as in 2M.")] = None,
-    batch: Annotated[bool, typer.Option("--batch", help="Ask in batches: half the price, answers within a day.")] = False,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    batch: Batch = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="With --batch: leave the batches at work and end at once.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a sweep that may cost more than $5.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="a dated one under results/")] = None,
@@ -85,7 +88,7 @@ def sweep(
     folder = out or choose_folder(experiment, Path("results"))
     resume = _resume_line(folder, given=out is not None)
     try:
-        confirm = partial(_agree, yes=yes, cap=experiment.max_cost, console=console)
+        confirm = partial(_agree, yes=yes, console=console)
         swept = run(experiment, folder, _progress(console), confirm, _batches(batch, no_wait))
     except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
         console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
@@ -101,17 +104,16 @@ def _batches(batch: bool, no_wait: bool) -> "Batches":
     return ("leave" if no_wait else "wait") if batch else "no"
 
 
-def _agree(dollars: float, yes: bool, cap: float | None, console: "Console") -> None:
+def _agree(dollars: float, yes: bool, console: "Console") -> None:
     """Ask before a sweep that may cost much; where nobody can answer, --yes must have been given."""
     from niah.errors import UsageError
     from niah.run.money import ASK_FROM_DOLLARS
 
-    may_cost = min(dollars, cap) if cap is not None else dollars
-    if may_cost <= ASK_FROM_DOLLARS or yes:
+    if dollars <= ASK_FROM_DOLLARS or yes:
         return
     if not console.is_terminal or os.environ.get("CI"):
-        raise UsageError(f"this sweep may cost ${may_cost:,.2f}: say --yes, or set --max-cost (niah plan shows the bill)")
-    typer.confirm(f"This sweep may cost ${may_cost:,.2f} (niah plan shows the bill). Go on?", abort=True)
+        raise UsageError(f"this sweep may cost ${dollars:,.2f}: say --yes, or set --max-cost (niah plan shows the bill)")
+    typer.confirm(f"This sweep may cost ${dollars:,.2f} (niah plan shows the bill). Go on?", abort=True)
 
 
 def plan(
@@ -128,7 +130,12 @@ def plan(
     cue: CueMode = None,
     seed: Seed = None,
     tokenizer: Tokenizer = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    batch: Batch = False,
     concurrency: Annotated[int | None, typer.Option(hidden=True, help="Taken and not used, so that a sweep's line becomes a plan.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", hidden=True, help="Taken and not used.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", hidden=True, help="Taken and not used.")] = False,
     out: Annotated[Path | None, typer.Option(hidden=True, help="Taken and not used.")] = None,
     rate: Annotated[
         str | None, typer.Option("--rate", help="Tokens a minute that your account allows, as in 200k: tells the time.")
@@ -144,9 +151,9 @@ def plan(
     experiment = _experiment(
         config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
         reshuffles=reshuffles, corpora=corpora,
-        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency,
+        needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
-    facts = overview(experiment)
+    facts = overview(experiment, batch=batch)
     if format is Format.json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
@@ -179,6 +186,8 @@ def _show_plan(facts: dict[str, Any], rate: int) -> None:
         console.print(
             f"at {rate:,} tokens a minute: {minutes:,.0f} minutes; in an hour it needs {minutes / 60 * rate:,.0f} a minute", markup=False
         )
+    for line in facts["caps"]:
+        console.print(line, markup=False, soft_wrap=True)
     for model, entry in facts["models"].items():
         console.print(f"prices of {model}: {entry['prices']}", markup=False, soft_wrap=True)
     for line in [*(f"warning: {warning}" for warning in facts["warnings"]), *(f"not known: {line}" for line in facts["unknown"])]:
@@ -230,7 +239,9 @@ def prompt(
     experiment = _experiment(
         config, lengths=lengths, depths=depths, corpora=corpora, needles=needles, cue=cue, seed=seed, tokenizer=tokenizer
     )
-    rendered, sentence = one_prompt(experiment, reshuffle=reshuffle, needle=needle)
+    rendered, sentence, note = one_prompt(experiment, reshuffle=reshuffle, needle=needle)
+    if note:
+        typer.echo(f"note: {note}", err=True)
     if format is Format.json:
         typer.echo(json.dumps(_prompt_json(rendered), indent=2, ensure_ascii=False))
     else:
@@ -295,7 +306,7 @@ def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:
     from niah.cli.reports import show
 
     if swept.results is not None:
-        show(swept.results, swept.files, console)
+        show(swept.results, swept.files, swept.spent, console)
     problem = swept.stopped is not None or swept.interrupted or swept.missing or swept.failed
     if not problem:
         return _measured(swept)

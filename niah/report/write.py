@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
 from niah.report.labels import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
+from niah.report.spending import Spent, cue_note
 from niah.report.stats import EFFECTIVE_RECALL, Cell, Facts, Results, Series, Summary, Where, aggregate, summarise
 from niah.trial import Record, fingerprint
 
@@ -55,21 +56,23 @@ class Written:
 
     files: Sequence[Path]
     results: Results
+    spent: Spent | None = None
 
 
-def write(
+def write(  # noqa: PLR0913
     records: Iterable[Record],
     folder: Path,
     *,
     scorer: str | None = None,
     planned: Mapping[Where, int] | None = None,
     about: Mapping[str, str] | None = None,
+    spent: Spent | None = None,
 ) -> Written:
     """Writes heatmaps, cells.csv and summary.json into `folder`.
 
     `planned` (trials of the plan a cell) makes missing trials known. `about` holds facts for the title which the records do
     not know: "needles" is the name of the needle set, "corpora" and "tokenizer" replace what the trials say, and any
-    other pair is added as it is.
+    other pair is added as it is. `spent` is what the answers cost.
     """
     results = aggregate(records, scorer=scorer, planned=planned)
     if not results.records:
@@ -80,17 +83,20 @@ def write(
             made = [
                 *_draw_all(results, Path(unfinished), _title_facts(results.facts, about or {})),
                 _write_cells(results, Path(unfinished) / "cells.csv"),
-                _write_summary(results, Path(unfinished) / "summary.json"),
+                _write_summary(results, spent, Path(unfinished) / "summary.json"),
             ]
             for path in made:
                 path.replace(folder / path.name)
     except OSError as error:
         raise IncompleteError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
-    return Written(files=[folder / path.name for path in made], results=results)
+    return Written(files=[folder / path.name for path in made], results=results, spent=spent)
 
 
-def summary(results: Results) -> dict[str, dict[str, Any]]:
-    """What summary.json holds: each model over all its cues, and by cue where it has several. None where nothing is known."""
+def summary(results: Results, spent: Spent | None = None) -> dict[str, dict[str, Any]]:
+    """What summary.json holds: each model over all its cues, and by cue where it has several. None where nothing is known.
+
+    The cost stands with each model, and the sum of all under "total".
+    """
     models: dict[str, list[Series]] = {}
     for series in results.cells:
         models.setdefault(series.model, []).append(series)
@@ -99,6 +105,8 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
         entries[model] = _entry(summarise([cell for series in members for cell in results.cells[series]]))
         if len(members) > 1:
             entries[model]["cues"] = {series.cue: _entry(results.summaries[series]) for series in members}
+    for model, cost in spent.to_json().items() if spent is not None else ():
+        entries.setdefault(model, {})["cost"] = cost
     return entries
 
 
@@ -113,7 +121,12 @@ def table(results: Results) -> "Table":
         for name in ("errors", "refused", "cut", "truncated", "overflow", "missing")
         if any(getattr(one, name) for one in summaries.values())
     ]
-    made = Table(caption=f"effective length: the largest whose lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}")
+    cues: dict[str, list[str]] = {}
+    for series in summaries:
+        cues.setdefault(series.model, []).append(series.cue)
+    note = cue_note(cues)
+    caption = f"effective length: the largest whose lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}"
+    made = Table(caption=Text(caption + (f"\n{printable(note)}" if note else "")))
     made.add_column("model", overflow="fold")
     for name in ("recall", "95% interval", "trials", *lost, "effective length"):
         made.add_column(name, justify="right")
@@ -214,8 +227,8 @@ def _write_cells(results: Results, path: Path) -> Path:
     return path
 
 
-def _write_summary(results: Results, path: Path) -> Path:
-    text = json.dumps(summary(results), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def _write_summary(results: Results, spent: Spent | None, path: Path) -> Path:
+    text = json.dumps(summary(results, spent), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
     return path
 

@@ -80,13 +80,6 @@ class Bucket:
     def put_back(self, amount: float) -> None:
         self.take(-amount)
 
-    def used(self, now: float) -> float:
-        """How much of the limit is not there now."""
-        if self.limit is None:
-            return 0.0
-        self._refill(now)
-        return min(self.limit, max(0.0, self.limit - self._level))
-
     def observe(self, said: Said, mark: Mark, now: float) -> None:
         """Take what an answer says. It may have been counted when its request came (`mark`) or when the answer went out, so
         the level is only moved as far as to agree with one of the two. Who names no limit has at least what remains.

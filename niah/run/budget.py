@@ -34,9 +34,13 @@ class Spend:
 
 @dataclass(slots=True)
 class Meter:
-    """Prices one model's requests: before they are sent at most, afterwards by what the provider reported."""
+    """Prices one model's requests: before they are sent at most, afterwards by what the provider reported.
+
+    In a `batch` at the prices of batches, as far as these are known.
+    """
 
     capabilities: Capabilities
+    batch: bool = False
     _ratio: float = 0.0
 
     def learn(self, tokens: int, usage: Usage) -> None:
@@ -48,27 +52,33 @@ class Meter:
         """The most that one request can cost."""
         planned = int(prompt.tokens * (self._ratio * _MARGIN if self._ratio else _UNSEEN))
         given, answer = planned + _ADDED_TOKENS, self.cap(prompt)
-        return Spend(dollars=most_dollars(given, answer, self.capabilities) or 0.0, tokens=given + answer)
+        most = most_dollars(given, answer, self.capabilities, batch=self._discounted(self.batch))
+        return Spend(dollars=most or 0.0, tokens=given + answer)
 
     def cap(self, prompt: Prompt) -> int:
         """Tokens that the answer may have, thinking included."""
         most = self.capabilities.max_output_tokens
         return min(prompt.sampling.max_output_tokens, most) if most else prompt.sampling.max_output_tokens
 
-    def cost(self, prompt_tokens: int, reply: Reply, cap: int) -> Spend:
+    def _discounted(self, batch: bool) -> bool:
+        return batch and self.capabilities.batch is not None
+
+    def cost(self, prompt_tokens: int, reply: Reply, cap: int, *, batch: bool | None = None) -> Spend:
         """What an answer cost; where the provider reports no tokens, the planned ones and the whole cap."""
+        discounted = self._discounted(self.batch if batch is None else batch)
         usage = reply.usage
         given = usage.input if usage.input is not None else prompt_tokens
         answer = usage.output if usage.output is not None else cap
         full = Usage(input=given, cached=usage.cached, output=answer, reasoning=usage.reasoning, cache_write=usage.cache_write)
-        return Spend(dollars=cost_dollars(full, self.capabilities, cache_write_tokens=usage.cache_write or 0) or 0.0, tokens=given + answer)
+        dollars = cost_dollars(full, self.capabilities, batch=discounted, cache_write_tokens=usage.cache_write or 0)
+        return Spend(dollars=dollars or 0.0, tokens=given + answer)
 
-    def spent(self, record: Record) -> Spend:
-        """What a stored record cost."""
+    def spent(self, record: Record, *, batch: bool = False) -> Spend:
+        """What a stored record cost, that came live or in a batch."""
         if record.reply is None:
             return Spend()
         self.learn(record.tokens, record.reply.usage)
-        return self.cost(record.tokens, record.reply, record.trial.sampling.max_output_tokens)
+        return self.cost(record.tokens, record.reply, record.trial.sampling.max_output_tokens, batch=batch)
 
 
 @dataclass(slots=True, kw_only=True)

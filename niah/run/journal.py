@@ -9,13 +9,14 @@ lock on the folder makes one writer at a time.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from niah.errors import IncompleteError, UsageError
 from niah.run.budget import Spend
+from niah.trial import Record
 
 BATCHES = "batches.jsonl"
 FORMAT = 1
@@ -105,6 +106,15 @@ def held(folder: Path) -> dict[str, set[str]]:
     for batch in Journal(folder).unfinished.values():
         found.setdefault(batch.model, set()).update(batch.keys)
     return found
+
+
+def batched(folder: Path) -> Callable[[Record], bool]:
+    """Tells which answers of a run came in batches. A trial that a batch did not run may have been asked live later; live
+    answers take time, and no time is told of those in batches.
+    """
+    journal = Journal(folder)
+    sent = journal.sent | {(batch.model, key) for batch in journal.unfinished.values() for key in batch.keys}
+    return lambda record: record.reply is not None and record.reply.seconds == 0 and (record.model, record.trial.key) in sent
 
 
 def _append(path: Path, content: bytes) -> None:

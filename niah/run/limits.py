@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,8 +20,8 @@ class Stopped(Exception):
 class Patience:
     """Up to `attempts` tries; waits are drawn evenly from 0 to base * 2^tries (full jitter), unless the server names one.
 
-    A rate limit is no fault of the server, and many requests share it: it has `attempts_when_limited`. Where it is given,
-    `attempts_to_connect` is the number of tries for a server that cannot even be reached.
+    A rate limit is no fault of the server, and many requests share it: it has `attempts_when_limited`, counted apart from all
+    else. Where it is given, `attempts_to_connect` is the number of tries for a server that cannot even be reached.
     """
 
     attempts: int = 6
@@ -32,7 +33,7 @@ class Patience:
     jitter: Callable[[], float] = field(default=random.random)
 
     def wait_seconds(self, error: RetryableError, tries: int) -> float | None:
-        """How long to wait after the `tries`-th failure; None: give up."""
+        """How long to wait after the `tries`-th failure of its sort, rate limits or others; None: give up."""
         if tries >= self._attempts(error.kind):
             return None
         if error.wait_seconds is not None:
@@ -51,13 +52,14 @@ async def patiently(ask: Callable[[], Awaitable[T]], patience: Patience, stop: a
 
     Raises Stopped when `stop` is set during a wait.
     """
-    tries = 0
+    tries = Counter[bool]()
     while True:
         try:
             return await ask()
         except RetryableError as error:
-            tries += 1
-            wait = patience.wait_seconds(error, tries)
+            limited = error.kind == "rate_limit"
+            tries[limited] += 1
+            wait = patience.wait_seconds(error, tries[limited])
             if wait is None:
                 raise
             try:

@@ -2,47 +2,61 @@
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from niah import resources
-from niah.backends import TABLE
+from niah.backends import TABLE, Backend
+from niah.backends.batching import batch_format
 from niah.backends.models import packaged
 from niah.backends.remote import PROVIDERS
 from niah.config import Experiment
 from niah.errors import UsageError, did_you_mean
+from niah.report.labels import length_label
+from niah.report.spending import cue_note, dollars
+from niah.run.calibrate import countable, recall
 from niah.run.money import ANSWER_TOKENS, THINKING_TOKENS, estimate
 from niah.run.plan import Plan, gather
-from niah.run.sweep import capabilities_of, cues_of, open_backends
+from niah.run.sweep import capabilities_of, check_all, cues_of, open_backends
 from niah.task.corpus import builtin_names, hub_names, open_corpus
 from niah.task.hub import load_sources
 from niah.task.needles import check, given_away, load_needles, set_names
 from niah.task.prompt import resolve_cue
 from niah.task.snapshot import cache_folder, find_snapshot
-from niah.trial import Prompt
+from niah.task.tokens import PROVIDER
+from niah.trial import Cue, Prompt
 
 UNKNOWN = (
     f"output tokens: assumed are {ANSWER_TOKENS} an answer, and {THINKING_TOKENS:,} more where a model thinks; the cap allows more",
     "input tokens as the provider counts them: its tokenizer and chat template differ from ours",
 )
+STAND_IN = "lengths are taken as tokens of niah-8k"
 DOLLARS = ("live_dollars", "cached_dollars", "batch_dollars")
 SCANNED_DOCUMENTS = 1024
 """So many documents of an unlimited corpus are looked through for key facts."""
 
 
-def overview(experiment: Experiment) -> dict[str, Any]:
-    """Trials, requests and tokens for each model and in sum, warnings, and what is not known. Checks everything that a sweep checks."""
+def overview(experiment: Experiment, *, batch: bool = False) -> dict[str, Any]:
+    """Trials, requests and tokens for each model and in sum, warnings, and what is not known. Checks everything that a sweep checks.
+
+    With `batch` it is the price of batches that is held against a cap.
+    """
+    for model in experiment.models if batch else ():
+        batch_format(model)
     plan = Plan(experiment, gather(experiment, cache=cache_folder()))
     models: dict[str, dict[str, Any]] = {}
     everything: set[Any] = set()
+    checked: dict[str, Plan] = {}
     for model, backend in open_backends(experiment).items():
         cues = cues_of(experiment, model, backend)
+        checked[model] = _fitted(plan, model, backend, cues) or plan
         everything |= set(cues)
         trials, cap, known = plan.count(cues), experiment.sampling.max_output_tokens, capabilities_of(backend)
-        bill = estimate(experiment, len(cues), known)
-        free = model.startswith("baseline/")
+        prefix = model.partition("/")[0]
+        bill = estimate(experiment, len(cues), known, prefix)
+        free = prefix not in PROVIDERS
         models[model] = {
             "cues": list(cues),
             "trials": trials,
@@ -50,14 +64,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
             **(bill.to_json() | (dict.fromkeys(DOLLARS, 0.0) if free else {})),
             "prices": "none: a local reader" if free else known.source,
         }
-    counted = ("trials", "requests", "input_tokens", "cached_tokens", "output_tokens", "output_tokens_at_most")
-    sums: dict[str, Any] = {name: sum(entry[name] for entry in models.values()) for name in counted}
-    for name in DOLLARS:
-        values = [entry[name] for entry in models.values()]
-        sums[name] = None if None in values else sum(values)
-    unknown = [
-        f"price of {model}: it is in no table, so its cost is unknown" for model, entry in models.items() if entry["live_dollars"] is None
-    ]
+    sums = _sums(list(models.values()))
     return {
         "experiment": experiment.name,
         "cells": len(experiment.lengths) * len(experiment.depths),
@@ -69,17 +76,76 @@ def overview(experiment: Experiment) -> dict[str, Any]:
         "tokenizer": experiment.tokenizer,
         "models": models,
         "total": sums,
-        "warnings": plan.check(tuple(sorted(everything))),
-        "unknown": [*unknown, *UNKNOWN],
+        "caps": _caps(experiment, sums, batch=batch),
+        "warnings": [
+            *filter(None, [cue_note({model: entry["cues"] for model, entry in models.items()})]),
+            *check_all(checked.values(), tuple(sorted(everything))),
+        ],
+        "unknown": _unknown(plan, checked, models),
     }
 
 
-def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) -> tuple[Prompt, list[str]]:
-    """The prompt of the trial at the first length and depth, and the needle sentences in it. No model is needed: auto means user."""
+def _sums(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counted = ("trials", "requests", "input_tokens", "cached_tokens", "output_tokens", "output_tokens_at_most")
+    sums: dict[str, Any] = {name: sum(entry[name] for entry in entries) for name in counted}
+    for name in DOLLARS:
+        values = [entry[name] for entry in entries]
+        sums[name] = None if None in values else sum(values)
+    return sums
+
+
+def _caps(experiment: Experiment, total: Mapping[str, Any], *, batch: bool) -> list[str]:
+    """Whether the plan stays below the experiment's caps, a line each."""
+    lines: list[str] = []
+    amount, cap = total["batch_dollars" if batch else "live_dollars"], experiment.max_cost
+    if cap is not None:
+        way = "in batches" if batch else "live"
+        if amount is None:
+            lines.append(f"--max-cost ${cap:,.2f} cannot be kept: a price is unknown")
+        else:
+            lines.append(f"--max-cost ${cap:,.2f}: {_verdict(amount, cap, f'{dollars(amount)} {way}')}")
+    if experiment.max_tokens is not None:
+        used = total["input_tokens"] + total["output_tokens"]
+        lines.append(f"--max-tokens {experiment.max_tokens:,}: {_verdict(used, experiment.max_tokens, f'{used:,} tokens')}")
+    return lines
+
+
+def _verdict(amount: float, cap: float, told: str) -> str:
+    if amount <= cap:
+        return f"the plan, {told}, stays below it"
+    return f"the plan, {told}, is above it: the sweep would stop after about {cap / amount:.0%} of it"
+
+
+def _fitted(plan: Plan, model: str, backend: Backend, cues: tuple[Cue, ...]) -> Plan | None:
+    """The plan in a model's own tokens, where that is asked for and its counts are known from an earlier sweep."""
+    if plan.experiment.tokenizer != PROVIDER:
+        return None
+    countable(model, backend)
+    return recall(plan, model, cues, cache_folder())
+
+
+def _unknown(plan: Plan, checked: Mapping[str, Plan], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is not known: prices, output tokens, and input tokens where they are not the provider's own."""
+    prices = [f"price of {name}: it is in no table, so its cost is unknown" for name in models if models[name]["live_dollars"] is None]
+    if plan.experiment.tokenizer != PROVIDER:
+        return [*prices, *UNKNOWN]
+    own = [f"the tokens of {name}: the sweep counts them first, here {STAND_IN}" for name in models if checked[name] is plan]
+    return [*prices, UNKNOWN[0], *own]
+
+
+def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) -> tuple[Prompt, list[str], str]:
+    """The prompt of the trial at the first length and depth, the needle sentences in it, and in whose tokens its length is, if that
+    needs to be said. No model is needed: auto means user.
+    """
     if reshuffle >= experiment.reshuffles:
         experiment = experiment.model_copy(update={"reshuffles": reshuffle + 1})
     plan = Plan(experiment, gather(experiment, cache=cache_folder()))
     cue = resolve_cue(experiment.cue[0], "user")
+    note = ""
+    if experiment.tokenizer == PROVIDER:
+        model = experiment.models[0]
+        fitted = recall(plan, model, tuple(dict.fromkeys(resolve_cue(each, "user") for each in experiment.cue)), cache_folder())
+        plan, note = (fitted, f"as long as {model} gets it") if fitted else (plan, f"{model} is not counted yet: {STAND_IN}")
     trial = next(trial for trial in plan.trials((cue,)) if trial.reshuffle == reshuffle)
     needles = plan.materials.needles.by_id()
     if needle is not None:
@@ -88,7 +154,7 @@ def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) ->
         trial = replace(trial, needles=(needle,))
     made = plan.materials.maker.make(trial)
     plan.materials.maker.save()
-    return made, [needles[id_].text for id_ in trial.needles]
+    return made, [needles[id_].text for id_ in trial.needles], note
 
 
 def corpora() -> list[tuple[str, str, str]]:
@@ -157,6 +223,6 @@ def known_models(prefix: str) -> list[tuple[str, ...]]:
             prices = known.prices
             costs = [f"{price:g}" if price is not None else "" for price in (prices.input, prices.output)] if prices else ["", ""]
             prefill = {True: "yes", False: "no", None: ""}[known.prefill]
-            window = f"{known.window_tokens:,}" if known.window_tokens else ""
+            window = length_label(known.window_tokens) if known.window_tokens else ""
             rows.append((name.partition("/")[2], window, prefill, known.thinking or "", *costs, known.retires or ""))
     return rows

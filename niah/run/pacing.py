@@ -66,13 +66,19 @@ class Turn:
             self._settled = True
             self._pacer.succeed(self)
 
-    def overloaded(self, wait_seconds: float | None = None, *, limited: bool = True) -> None:
-        """The provider refused: everybody waits, `wait_seconds` if it said so. `limited` is False where it was only busy
-        (503, 529), which says nothing of limits.
+    def overloaded(self, wait_seconds: float | None = None, *, limited: bool = True, why: str = "rate limit") -> None:
+        """The provider refused: everybody waits, `wait_seconds` if it said so. `limited` is False where that says nothing of
+        limits, as when it was only busy (503, 529). `why` is for people.
         """
         if not self._settled:
             self._settled = True
-            self._pacer.overload(self, wait_seconds, limited)
+            self._pacer.overload(self, wait_seconds, limited, why)
+
+    def dropped(self) -> None:
+        """The request was refused for a reason of its own: nobody else has to wait, and it was not counted."""
+        if not self._settled:
+            self._settled = True
+            self._pacer.drop(self)
 
 
 class Pacer:
@@ -111,23 +117,30 @@ class Pacer:
         self._overloads = 0
         self._overloaded_at = 0
         self._paused_until = self._next_at = -_NEVER
+        self._pause = ""
+        self._held_by: Bucket | None = None
         self._staggered = 0
 
     def turn(self, tokens: float) -> Turn:
         """`async with` waits until a request of so many tokens may go out. Raises Stopped when `stop` is set."""
         return Turn(self, tokens)
 
-    def status(self) -> str:
-        """How it goes, in one short line."""
-        now, parts = self._now(), [f"{self.in_flight} in flight"]
-        known = [(name, bucket, bucket.limit) for name, bucket in (("requests", self.requests), ("tokens", self.tokens)) if bucket.limit]
-        if known:
-            name, bucket, limit = max(known, key=lambda each: each[1].used(now) / each[2])
-            span = {HOUR: "an hour", DAY: "a day"}.get(bucket.period, "a minute")
-            parts.append(f"{bucket.used(now):,.0f} of {'' if bucket.told else 'about '}{limit:,.0f} {name} {span}")
-        if self._paused_until - now > 0.5:
-            parts.append(f"paused {self._paused_until - now:,.0f} s")
-        return ", ".join(parts)
+    def pause_seconds(self) -> float:
+        """How long the pause that is shared by all still lasts."""
+        return max(0.0, self._paused_until - self._now())
+
+    def waiting(self) -> str:
+        """For people: how long nothing goes out from now on, and why; "" where that is under a second. Changes nothing, so any
+        thread may ask.
+        """
+        if self.pause_seconds() >= 1:
+            return f"waiting {self.pause_seconds():,.0f} s: {self._pause}"
+        held, seconds = self._held_by, self._alarm_at - self._now()
+        if self._alarm is None or held is None or held.limit is None or seconds < 1:
+            return ""
+        span = {HOUR: "an hour", DAY: "a day"}.get(held.period, "a minute")
+        what = "requests" if held is self.requests else "tokens"
+        return f"waiting {seconds:,.0f} s: limit of {'' if held.told else 'about '}{held.limit:,.0f} {what} {span}"
 
     # What follows is for Turn.
 
@@ -154,9 +167,16 @@ class Pacer:
         if turn.waits.cancelled():
             self._pump()
         elif turn.waits.exception() is None:
-            self.requests.put_back(1.0)
-            self.tokens.put_back(turn.tokens)
+            self.drop(turn)
             self.leave()
+
+    def drop(self, turn: Turn) -> None:
+        """A request that was not counted; where headers came with it, they have said what is left."""
+        for bucket, amount in ((self.requests, 1.0), (self.tokens, turn.tokens)):
+            if turn.heard is None:
+                bucket.put_back(amount)
+            else:
+                bucket.spent -= amount
 
     def leave(self) -> None:
         self.in_flight -= 1
@@ -184,7 +204,7 @@ class Pacer:
         if not (self.requests.told or self.tokens.told):
             self._guesses.succeeded(now)
 
-    def overload(self, turn: Turn, wait_seconds: float | None, limited: bool) -> None:
+    def overload(self, turn: Turn, wait_seconds: float | None, limited: bool, why: str) -> None:
         now = self._now()
         fresh = turn.number > self._overloaded_at
         if fresh:
@@ -198,6 +218,7 @@ class Pacer:
         if wait_seconds is None:
             wait_seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(10, self._overloads - 1)) * (0.75 + self._jitter() / 2)
         self._paused_until = max(self._paused_until, now + min(wait_seconds, self._longest_wait))
+        self._pause = why
         self._staggered = self.allowed
 
     def _delay(self, tokens: float, now: float) -> float:
@@ -237,8 +258,11 @@ class Pacer:
                 if delay > 0:
                     if delay < _NEVER:
                         self._wake_after(delay, now)
+                        self._held_by = None
                         for bucket, amount in ((self.requests, 1.0), (self.tokens, turn.tokens)):
-                            bucket.held += bucket.wait(amount, now) >= delay - _INSTANT
+                            if bucket.wait(amount, now) >= delay - _INSTANT:
+                                bucket.held += 1
+                                self._held_by = bucket
                     return
                 self._let_through(turn, now)
                 turn.waits.set_result(None)

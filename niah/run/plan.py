@@ -1,10 +1,10 @@
 """The plan: which trials an experiment consists of, and whether they can be made, before anything is asked or paid."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from niah.config import Experiment
 from niah.errors import CorpusError, UsageError
@@ -15,6 +15,9 @@ from niah.task.prompt import PromptMaker, Template, load_template
 from niah.task.score import scorer
 from niah.task.tokens import Tokenizer, open_tokenizer
 from niah.trial import Cue, Fingerprints, Trial
+
+Text: TypeAlias = tuple[int, int, float | None]
+"""Reshuffle, length and, where each cell has a text of its own, depth: trials of one of these differ in no more than needle and cue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +59,15 @@ def gather(experiment: Experiment, *, cache: Path | None = None) -> Materials:
 
 
 class Plan:
-    """The trials of an experiment over its materials, in the order in which they are asked."""
+    """The trials of an experiment over its materials, in the order in which they are asked.
 
-    def __init__(self, experiment: Experiment, materials: Materials):
+    `fitted` says how long each text must be in our tokens, where lengths are in those of the tested model.
+    """
+
+    def __init__(self, experiment: Experiment, materials: Materials, fitted: Mapping[Text, int] | None = None):
         self.experiment = experiment
         self.materials = materials
+        self._fitted = fitted or {}
         self._needles = [needle.id for needle in materials.needles.needles]
         self._sampling = experiment.sampling.typed()
         shared = materials.fingerprints()
@@ -69,6 +76,15 @@ class Plan:
             for name, corpus in shared["corpora"].items()
         }
         self._dealt = deal(len(self._needles), len(experiment.lengths), len(experiment.depths), experiment.reshuffles, experiment.seed)
+
+    def fitted(self, lengths: Mapping[Text, int]) -> "Plan":
+        """The plan for a model in whose own tokens the texts have these lengths in ours."""
+        return Plan(self.experiment, self.materials, lengths)
+
+    @staticmethod
+    def text_of(trial: Trial) -> Text:
+        """Which text a trial reads."""
+        return trial.reshuffle, trial.length, trial.depths[0] if trial.haystack == "independent" else None
 
     def trials(self, cues: tuple[Cue, ...]) -> Iterator[Trial]:
         """All trials, made one at a time: reshuffle by reshuffle, because these share their text, and within it by length."""
@@ -80,17 +96,18 @@ class Plan:
                     for cue in cues:
                         yield self._trial(corpus, i, j, reshuffle, cue)
 
-    def trials_for_caches(self, cues: tuple[Cue, ...]) -> Iterator[Trial]:
+    def trials_for_caches(self, cues: tuple[Cue, ...], *, ahead: bool = True) -> Iterator[Trial]:
         """All trials in the order that prompt caches want: in a reshuffle the deepest needle first, which fills the cache for the others.
 
-        The first one of a reshuffle comes before the last ones of the reshuffle in front of it, so that nobody waits for it.
+        `ahead`: the first one of a reshuffle comes before the last ones of the reshuffle in front of it, so that nobody waits for it.
         """
         waiting: list[Trial] = []
         for _, group in groupby(self.trials(cues), key=lambda trial: trial.reshuffle):
             ordered = sorted(group, key=lambda trial: trial.length * trial.depths[0], reverse=True)
-            yield ordered[0]
+            first = 1 if ahead else len(ordered)
+            yield from ordered[:first]
             yield from waiting
-            waiting = ordered[1:]
+            waiting = ordered[first:]
         yield from waiting
 
     def count(self, cues: tuple[Cue, ...]) -> int:
@@ -135,6 +152,7 @@ class Plan:
 
     def _trial(self, corpus: Corpus, i: int, j: int, reshuffle: int, cue: Cue) -> Trial:
         materials, experiment = self.materials, self.experiment
+        text = (reshuffle, experiment.lengths[i], experiment.depths[j] if experiment.haystack == "independent" else None)
         return Trial(
             corpus=corpus.name,
             needles=(self._needles[int(self._dealt[i, j, reshuffle])],),
@@ -149,4 +167,5 @@ class Plan:
             haystack=experiment.haystack,
             distractors=experiment.distractors,
             fingerprints=self._fingerprints[corpus.name],
+            fitted_length=self._fitted.get(text),
         )

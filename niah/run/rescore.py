@@ -3,16 +3,21 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from niah.backends import Backend, Connection, open_backend
+from niah.backends.remote import RemoteBackend
 from niah.errors import UsageError
 from niah.report import write as report
 from niah.report.stats import Where, where
 from niah.report.write import Written
+from niah.run.budget import Budget, Meter
+from niah.run.gate import Gate
 from niah.run.limits import Patience, patiently
+from niah.run.pacing import Pacer
+from niah.run.spent import spent_in
 from niah.run.store import Store, describe, read
 from niah.run.sweep import about, planned
 from niah.task.needles import NeedleSet
@@ -20,13 +25,25 @@ from niah.task.score import Scorer, judge_question, judged, scorer
 from niah.trial import Needle, Prompt, Record, Sampling, Score, canonical
 
 JUDGED_AT_A_TIME = 16
+CHARACTERS_A_TOKEN = 4
+"""Of a question to the judge, for its pacing and the cap on its cost; what the provider counts corrects it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """The model that judges, how it is reached, and the dollars that it may cost in one call."""
+
+    model: str
+    connection: Connection = field(default_factory=Connection)
+    max_cost: float | None = None
 
 
 def report_runs(folders: Sequence[Path], out: Path, *, scorer: str | None = None) -> Written:
     """Reports over the records of some runs, written into `out`. Trials that a run's plan has and its records have not are missing."""
     needles = {about(folder)["needles"] for folder in folders}
     records = chain.from_iterable(read(folder) for folder in folders)
-    return report.write(records, out, scorer=scorer, planned=_planned(folders), about={"needles": ", ".join(sorted(needles))})
+    facts = {"needles": ", ".join(sorted(needles))}
+    return report.write(records, out, scorer=scorer, planned=_planned(folders), about=facts, spent=spent_in(folders))
 
 
 def _planned(folders: Sequence[Path]) -> Counter[Where]:
@@ -44,10 +61,11 @@ def _planned(folders: Sequence[Path]) -> Counter[Where]:
     return total
 
 
-def rescore_run(folder: Path, scorers: Sequence[str], *, judge: str | None = None, base_url: str | None = None) -> Written:
+def rescore_run(folder: Path, scorers: Sequence[str], *, judge: Judge | None = None) -> Written:
     """Put the scores of `scorers` in front of those that each record has, and report. Replies stay as they are.
 
-    Verdicts of a judge are kept also when it fails in the middle; the same command again asks it for the others.
+    The judge is paced as a tested model is. Verdicts are kept also when it fails or stops in the middle; the same command again
+    asks it for the others.
     """
     needles = NeedleSet.from_json(describe(folder)["needles"]).by_id()
     plain = {name: scorer(name) for name in scorers if name != "judge"}
@@ -56,8 +74,9 @@ def rescore_run(folder: Path, scorers: Sequence[str], *, judge: str | None = Non
         records, verdicts = list(read(folder)), dict[int, Score]()
         try:
             if "judge" in scorers:
-                name, backend = _open_judge(records, judge, base_url)
-                _judge_all(records, needles, name, backend, verdicts)
+                if judge is None:
+                    raise UsageError("scorer 'judge' needs a model that judges: --judge backend/model")
+                _judge_all(records, needles, judge, _open_judge(records, judge), verdicts)
         finally:
             if verdicts or plain:
                 store.rewrite(_rescored(records, needles, order, plain, verdicts))
@@ -79,23 +98,24 @@ def _rescored(
         yield replace(record, scores=tuple(have[name] for name in names))
 
 
-def _open_judge(records: Sequence[Record], judge: str | None, base_url: str | None) -> tuple[str, Backend]:
-    if judge is None:
-        raise UsageError("scorer 'judge' needs a model that judges: --judge backend/model")
-    if judge in {record.model for record in records}:
-        raise UsageError(f"{judge!r} was tested in this run and cannot judge itself: choose another --judge")
-    return judge, open_backend(judge, Connection(base_url=base_url))
+def _open_judge(records: Sequence[Record], judge: Judge) -> Backend:
+    if judge.model in {record.model for record in records}:
+        raise UsageError(f"{judge.model!r} was tested in this run and cannot judge itself: choose another --judge")
+    backend = open_backend(judge.model, judge.connection)
+    backend.ready()
+    return backend
 
 
-def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: str, backend: Backend, verdicts: dict[int, Score]) -> None:
+def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: Judge, backend: Backend, verdicts: dict[int, Score]) -> None:
     """Put the verdicts that this judge has not given yet into `verdicts`, by the record's number."""
-    mark = f"{judge}: "
+    mark = f"{judge.model}: "
 
     def is_judged(record: Record) -> bool:
         return any(score.scorer == "judge" and score.why.startswith(mark) for score in record.scores)
 
     async def judge_each() -> None:
         stop = asyncio.Event()
+        paced = _paced(judge, backend, stop)
         waiting = ((number, record) for number, record in enumerate(records) if record.scores and not is_judged(record))
 
         async def work() -> None:
@@ -105,7 +125,7 @@ def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: str
                 assert record.reply is not None, "a record with scores has a reply"
                 asked = [needles[id_] for id_ in record.trial.needles]
                 prompt = _plain_prompt(judge_question(asked, record.reply))
-                verdict = await patiently(lambda prompt=prompt: backend.ask(prompt), Patience(), stop)
+                verdict = await patiently(lambda prompt=prompt: paced.ask(prompt), Patience(), stop)
                 if score := judged(asked, verdict.text):
                     verdicts[number] = replace(score, why=mark + score.why)
 
@@ -120,6 +140,14 @@ def _judge_all(records: Sequence[Record], needles: dict[str, Needle], judge: str
     asyncio.run(judge_each())
 
 
+def _paced(judge: Judge, backend: Backend, stop: asyncio.Event) -> Backend:
+    if not isinstance(backend, RemoteBackend):
+        return backend
+    budget = Budget(max_dollars=judge.max_cost)
+    budget.check(judge.model, backend.capabilities)
+    return Gate(backend, Pacer(most=JUDGED_AT_A_TIME, stop=stop, doubling=True), budget, Meter(backend.capabilities))
+
+
 def _plain_prompt(question: str) -> Prompt:
     return Prompt(
         system="",
@@ -128,7 +156,7 @@ def _plain_prompt(question: str) -> Prompt:
         cue="",
         cue_mode="off",
         layout="{context}{question}",
-        tokens=0,
+        tokens=max(1, len(question) // CHARACTERS_A_TOKEN),
         placements=(),
         sampling=Sampling(),
     )

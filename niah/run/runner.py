@@ -1,7 +1,9 @@
 """Asks one model all trials that are missing: prompts are made just in time, every answer is on disk before it counts."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import gc
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -20,6 +22,9 @@ REFUSED_AT_FIRST = 3
 """So many requests refused before there is any answer, and it is not the single trial that is wrong."""
 CONNECTING_AT_FIRST = 3
 """So many tries to reach a server that has not answered yet: a wrong address shows within seconds."""
+
+_OBJECTS_TO_COLLECT = 5000
+"""Those of about a hundred requests. Cycles that failed ones leave may hold prompts, and must not pile up."""
 
 
 class Progress(Protocol):
@@ -49,6 +54,7 @@ class Runner:
         patience: Patience | None = None,
         truncation: Truncation | None = None,
         warm_up: bool = False,
+        answered_before: bool = False,
     ):
         self._model = model
         self._backend = backend
@@ -64,6 +70,8 @@ class Runner:
         self._warmed: dict[int, asyncio.Event] = {}
         self._failures = 0
         self._answered = False
+        self._answered_before = answered_before
+        self._hopeless: FatalError | None = None
 
     async def run(self, trials: Iterator[Trial], concurrency: int) -> None:
         """Ask all of `trials`, `concurrency` at a time; returns early when stopped. Raises FatalError, UsageError or IncompleteError.
@@ -76,24 +84,29 @@ class Runner:
                 trial = next(trials, None)
                 if trial is None:
                     return
+                if self._hopeless is not None:
+                    raise self._hopeless
                 await self._in_turn(trial)
         except Stopped:
             return
-        tasks = [asyncio.create_task(self._work(trials)) for _ in range(concurrency)]
-        try:
-            await asyncio.gather(*tasks)
-        except BaseException as error:
-            self._stop.set()
-            if isinstance(error, asyncio.CancelledError):
-                for task in tasks:
-                    task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+        with _collecting_little():
+            tasks = [asyncio.create_task(self._work(trials)) for _ in range(concurrency)]
+            try:
+                await asyncio.gather(*tasks)
+            except BaseException as error:
+                self._stop.set()
+                if isinstance(error, asyncio.CancelledError):
+                    for task in tasks:
+                        task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
 
     async def _work(self, trials: Iterator[Trial]) -> None:
         for trial in trials:
             if self._stop.is_set():
                 return
+            if self._hopeless is not None:  # raised only now: with nothing left to ask, the failed trials tell all that is to tell
+                raise self._hopeless
             try:
                 await self._in_turn(trial)
             except Stopped:
@@ -123,7 +136,7 @@ class Runner:
         except ProviderError as error:
             await self._failed(trial, prompt, error)
             return
-        self._failures, self._answered = 0, True
+        self._failures, self._answered, self._hopeless = 0, True, None
         await self.take(trial, prompt, reply)
 
     async def take(self, trial: Trial, prompt: Prompt, came: Reply | ProviderError) -> None:
@@ -135,13 +148,18 @@ class Runner:
 
     async def _failed(self, trial: Trial, prompt: Prompt, error: ProviderError) -> None:
         await self.take(trial, prompt, error)
-        if isinstance(error, ContextOverflow):
-            return
+        answers = self._answered or self._answered_before
+        if isinstance(error, ContextOverflow) or (answers and isinstance(error, BadRequest)):
+            return  # the model answers others, so it is the prompt
         self._failures += 1
-        patience = HOPELESS_FAILURES if self._answered else REFUSED_AT_FIRST if isinstance(error, BadRequest) else 1
-        if self._failures >= patience:
-            what = f"{self._failures} trials in a row" if self._failures > 1 else "the first trial"
-            raise FatalError(f"{self._model}: {what} failed. {error}", kind="unreachable")
+        refused = isinstance(error, BadRequest)
+        known = self._answered or (self._answered_before and error.kind != "connection")
+        if self._failures < (HOPELESS_FAILURES if known else REFUSED_AT_FIRST if refused else 1):
+            return
+        what = f"{self._failures} trials in a row" if self._failures > 1 else "the first trial"
+        self._hopeless = FatalError(f"{self._model}: {what} failed. {error}", kind="unreachable")
+        if not answers:
+            raise self._hopeless
 
     def _score(self, trial: Trial, prompt: Prompt, reply: Reply) -> tuple[Score, ...]:
         characters = sum(len(message["content"]) for message in prompt.messages())
@@ -167,3 +185,18 @@ class Runner:
             error=error,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
+
+
+@contextmanager
+def _collecting_little() -> Generator[None]:
+    """Corpora and encodings live to the end of a sweep and requests leave hardly a cycle, yet the collector went through them all
+    again and again: a sixth of the CPU time of a request.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_TO_COLLECT, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()

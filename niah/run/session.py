@@ -5,19 +5,21 @@ import json
 import signal
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from niah.backends import Backend
 from niah.backends.batching import batch_format
+from niah.backends.local import LocalBackend
 from niah.backends.remote import RemoteBackend
 from niah.errors import NiahError
 from niah.run.batch import run_batches
 from niah.run.budget import Budget, Meter, Spend
 from niah.run.collecting import Pace, Work
 from niah.run.gate import Gate
-from niah.run.journal import Journal, held
+from niah.run.journal import Journal, batched, held
 from niah.run.pacing import Pacer
 from niah.run.plan import Plan
 from niah.run.runner import Progress, Runner
@@ -49,7 +51,7 @@ def state_of(folder: Path) -> dict[tuple[str, str], Failure | None]:
 class Session:
     """One run of one sweep."""
 
-    plan: Plan
+    plans: Mapping[str, Plan]
     backends: Mapping[str, Backend]
     cues: Mapping[str, tuple[Cue, ...]]
     store: Store
@@ -91,14 +93,16 @@ class Session:
             if there:
                 self.progress.note(f"{model}: {len(there):,} trials are in unfinished batches and not asked live: --batch collects them")
             await self._ask(model, state, there, stop)
+            if isinstance(self.backends[model], LocalBackend):
+                await self.backends[model].close()  # the next model needs the memory
             if stop.is_set():
                 break
 
     def _begin(self, model: str, done: int) -> None:
-        self.progress.begin(model, self.plan.count(self.cues[model]), done)
+        self.progress.begin(model, self.plans[model].count(self.cues[model]), done)
 
     def _work(self, model: str, state: State, stop: asyncio.Event) -> Work:
-        backend, cues = self.backends[model], self.cues[model]
+        plan, backend, cues = self.plans[model], self.backends[model], self.cues[model]
         assert isinstance(backend, RemoteBackend), "only remote models have batches"
         settled = {key for (name, key), failure in state.items() if name == model and failure is None}
         return Work(
@@ -106,8 +110,8 @@ class Session:
             channel=backend.channel(),
             format=batch_format(model),
             runner=self._runner(model, backend, stop),
-            trials=lambda: self.plan.trials(cues),
-            make=self.plan.materials.maker.make,
+            trials=lambda: plan.trials(cues),
+            make=plan.materials.maker.make,
             settled=settled,
             budget=self.budget,
             meter=self.meters[model],
@@ -119,33 +123,47 @@ class Session:
         )
 
     async def _ask(self, model: str, state: State, there: Set[str], stop: asyncio.Event) -> None:
-        plan, backend, cues = self.plan, self.backends[model], self.cues[model]
-        self._begin(model, sum(name == model and not failure for (name, _), failure in state.items()))
+        plan, backend, cues = self.plans[model], self.backends[model], self.cues[model]
+        done = sum(name == model and not failure for (name, _), failure in state.items())
+        self._begin(model, done)
         concurrency = plan.experiment.concurrency or backend.concurrency
         remote = isinstance(backend, RemoteBackend)
-        caching = remote and plan.experiment.haystack == "shared"
+        shared = plan.experiment.haystack == "shared"
+        caching = remote and shared
         trials = plan.trials_for_caches if caching else plan.trials
+        if isinstance(backend, LocalBackend):
+            trials = partial(plan.trials_for_caches, ahead=False) if shared else trials
+            self._watch(model, backend)
         if remote:
-            backend = Gate(backend, Pacer(most=concurrency, stop=stop, doubling=True), self.budget, self.meters[model])
-        runner = self._runner(model, backend, stop, warm_up=caching)
+            pacer = Pacer(most=concurrency, stop=stop, doubling=True)
+            self.progress.watch(lambda: ", ".join(filter(None, (self.budget.status(), pacer.waiting()))))
+            backend = Gate(backend, pacer, self.budget, self.meters[model], lambda text: self.progress.note(f"{model}: {text}"))
+        runner = self._runner(model, backend, stop, warm_up=caching, answered_before=done > 0)
         new = (trial for trial in trials(cues) if (model, trial.key) not in state and trial.key not in there)
         failures = {key for (name, key), failure in state.items() if name == model and failure is not None} - set(there)
         failed = (trial for trial in (trials(cues) if failures else ()) if trial.key in failures)
         # What failed before comes last: where it fails again, it does not keep the rest from being asked.
         await runner.run(chain(new, failed), concurrency)
 
-    def _runner(self, model: str, backend: Backend, stop: asyncio.Event, *, warm_up: bool = False) -> Runner:
+    def _watch(self, model: str, backend: LocalBackend) -> None:
+        for note in backend.notes:
+            self.progress.note(f"{model}: {note}")
+        self.progress.watch(lambda: ", ".join(filter(None, (self.budget.status(), backend.status()))))
+
+    def _runner(self, model: str, backend: Backend, stop: asyncio.Event, *, warm_up: bool = False, answered_before: bool = False) -> Runner:
+        plan = self.plans[model]
         return Runner(
             model,
             backend,
-            make=self.plan.materials.maker.make,
-            needles=self.plan.materials.needles.by_id(),
-            scorers=[scorer(name) for name in self.plan.experiment.scorers],
+            make=plan.materials.maker.make,
+            needles=plan.materials.needles.by_id(),
+            scorers=[scorer(name) for name in plan.experiment.scorers],
             store=self.store,
             progress=self.progress,
             stop=stop,
             truncation=self.truncation[model],
             warm_up=warm_up,
+            answered_before=answered_before,
         )
 
     def _remember(self) -> None:
@@ -153,19 +171,25 @@ class Session:
         for model, backend in self.backends.items():
             self.truncation[model] = Truncation()
             if isinstance(backend, RemoteBackend):
-                self.meters[model] = Meter(backend.capabilities)
+                self.meters[model] = Meter(backend.capabilities, batch=self.batches != "no")
+        from_batch = batched(self.store.folder)
         for record in read(self.store.folder):
             if record.reply is not None and record.model in self.backends:
                 self.truncation[record.model].learn(record.trial.corpus, record.tokens, record.reply)
                 if record.model in self.meters:
-                    self.budget.spent += self.meters[record.model].spent(record)
+                    self.budget.spent += self.meters[record.model].spent(record, batch=from_batch(record))
+
+
+def lost_in(folder: Path) -> Spend:
+    """What may have been charged in a run for answers that never came."""
+    path = folder / LOST
+    return Spend(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Spend()
 
 
 def budget_of(folder: Path, max_dollars: float | None, max_tokens: int | None) -> Budget:
     """The caps of a run; what was lost in earlier sessions counts as spent, and what is lost in this one is noted in the folder."""
     path = folder / LOST
-    before = Spend(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Spend()
-    lost = before
+    before = lost = lost_in(folder)
 
     def note(spend: Spend) -> None:
         nonlocal lost

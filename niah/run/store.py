@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic_core import to_json
 
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.trial import FORMAT, Record
@@ -124,7 +125,7 @@ class Store:
         self._waiting.append((_line(record), done))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        await asyncio.shield(done)
+        await done
 
     async def flush(self) -> None:
         """Return when everything appended so far is on the disk."""
@@ -196,7 +197,11 @@ def _pretty(value: Mapping[str, Any]) -> bytes:
 
 def _line(record: Record) -> bytes:
     """One line; half a surrogate pair, which a model may answer, becomes its JSON escape."""
-    return json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+    data = record.to_json()
+    try:
+        return to_json(data) + b"\n"
+    except ValueError:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _record(line: bytes, path: Path, number: int) -> Record:

@@ -2,7 +2,7 @@
 
 import asyncio
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,22 +11,26 @@ from typing import Any
 from niah import __version__
 from niah.backends import Backend, Connection, open_backend
 from niah.backends.batching import batch_format
+from niah.backends.local import LocalBackend
 from niah.backends.models import Capabilities
 from niah.backends.remote import RemoteBackend
 from niah.config import Experiment
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.report import write as report
+from niah.report.spending import Spent, cue_note
 from niah.report.stats import Results, Where
 from niah.run.budget import Budget
-from niah.run.money import estimate
+from niah.run.calibrate import Fit, calibrate, fitted, observed, recorded
 from niah.run.plan import Materials, Plan, gather
 from niah.run.runner import Progress
 from niah.run.session import Batches, Session, budget_of, state_of
-from niah.run.store import Store, describe, read
+from niah.run.spent import spent_in, still_to_pay
+from niah.run.store import RUN, Store, describe, read
 from niah.run.truncation import cut_at_the_window
 from niah.task.needles import NeedleSet
 from niah.task.prompt import resolve_cue
 from niah.task.snapshot import cache_folder
+from niah.task.tokens import PROVIDER
 from niah.trial import Cue, fingerprint
 
 
@@ -45,6 +49,7 @@ class Swept:
     why: str = ""
     stopped: NiahError | None = None
     interrupted: bool = False
+    spent: Spent | None = None
 
 
 def cues_of(experiment: Experiment, model: str, backend: Backend) -> tuple[Cue, ...]:
@@ -74,6 +79,8 @@ def open_backends(experiment: Experiment) -> dict[str, Backend]:
 
 def capabilities_of(backend: Backend) -> Capabilities:
     """What is known of a backend's model; a local reader costs nothing that is known of."""
+    if isinstance(backend, LocalBackend):
+        return Capabilities(model="local", window_tokens=backend.window_tokens, prefill=True)
     return backend.capabilities if isinstance(backend, RemoteBackend) else Capabilities(model="local")
 
 
@@ -105,7 +112,7 @@ def sweep(
 ) -> Swept:
     """Ask all missing trials of an experiment, live or in batches, and write the reports into `folder`.
 
-    `confirm` is told what the sweep may cost in dollars, as far as prices are known, and may raise to call it off.
+    `confirm` is told what is still to be paid at most, in dollars and as far as prices are known, and may raise to call it off.
     Raises NiahError only before the first request; what stops it later stands in the result, with everything kept.
     """
     for model in experiment.models if batches != "no" else ():
@@ -117,24 +124,48 @@ def sweep(
         backend.ready()
     cues = {model: cues_of(experiment, model, backend) for model, backend in backends.items()}
     progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
-    for warning in plan.check(tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
+    plans, fits = _fitted(plan, backends, cues, folder, progress)
+    for warning in check_all(plans.values(), tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
         progress.note(f"warning: {warning}")
     for model, backend in backends.items():
         if isinstance(backend, RemoteBackend):
             Budget(max_dollars=experiment.max_cost).check(model, backend.capabilities)
-    bills = [estimate(experiment, len(cues[model]), capabilities_of(backend)) for model, backend in backends.items()]
-    confirm(sum((bill.live_dollars if batches == "no" else bill.batch_dollars) or bill.live_dollars or 0.0 for bill in bills))
+    if different := cue_note(cues):
+        progress.note(f"warning: {different}")
+    confirm(still_to_pay(plans, backends, cues, folder, batch=batches != "no"))
     with Store(folder) as store:
-        store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}))
+        store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}, fits))
         budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)
         progress.watch(budget.status)
-        session = Session(plan=plan, backends=backends, cues=cues, store=store, progress=progress, budget=budget, batches=batches)
+        session = Session(plans=plans, backends=backends, cues=cues, store=store, progress=progress, budget=budget, batches=batches)
         stopped, interrupted = asyncio.run(session.ask_all())
         _withhold(store, progress)
+        for line in observed(read(folder)) if fits else ():
+            progress.note(line)
         swept = conclude(folder, stopped=stopped, interrupted=interrupted)
         if not swept.missing and not swept.failed:
             store.finish()
     return swept
+
+
+def _fitted(
+    plan: Plan, backends: Mapping[str, Backend], cues: Mapping[str, tuple[Cue, ...]], folder: Path, progress: Progress
+) -> tuple[dict[str, Plan], dict[str, list[Fit]]]:
+    """A plan for each model, and what made it: the same for all, unless lengths are in each model's own tokens.
+
+    A run that began goes on with the fits that it recorded.
+    """
+    if plan.experiment.tokenizer != PROVIDER:
+        return dict.fromkeys(backends, plan), {}
+    there = describe(folder) if (folder / RUN).exists() else {}
+    fits = recorded(there) if there.get("identity") == plan.experiment.identity() else {}
+    fits = fits or calibrate(plan, backends, cues, cache_folder(), progress.note)
+    return {model: fitted(plan, fits[model]) for model in backends}, fits
+
+
+def check_all(plans: Iterable[Plan], cues: tuple[Cue, ...]) -> list[str]:
+    """The warnings of different plans of one experiment: see `Plan.check`."""
+    return list(dict.fromkeys(warning for plan in dict.fromkeys(plans) for warning in plan.check(cues)))
 
 
 def _withhold(store: Store, progress: Progress) -> None:
@@ -145,7 +176,9 @@ def _withhold(store: Store, progress: Progress) -> None:
         progress.note(f"{len(cut)} earlier answers are not scored after all: the server had cut their prompts too")
 
 
-def description(experiment: Experiment, materials: Materials, cues: Mapping[str, list[str]]) -> dict[str, Any]:
+def description(
+    experiment: Experiment, materials: Materials, cues: Mapping[str, list[str]], fits: Mapping[str, Sequence[Fit]] | None = None
+) -> dict[str, Any]:
     """What run.json holds: enough to know what was measured, and to score and report it again anywhere."""
     import tiktoken
 
@@ -159,6 +192,7 @@ def description(experiment: Experiment, materials: Materials, cues: Mapping[str,
         "corpora": {name: corpus.about for name, corpus in materials.corpora.items()},
         "versions": {"python": platform.python_version(), "tiktoken": tiktoken.__version__, "platform": platform.platform(terse=True)},
         "needles": materials.needles.to_json(),
+        **({"fits": {model: [each.to_json() for each in some] for model, some in fits.items()}} if fits else {}),
     }
 
 
@@ -198,10 +232,10 @@ def conclude(folder: Path, *, stopped: NiahError | None, interrupted: bool) -> S
     if not state:
         return swept
     try:
-        written = report.write(read(folder), folder, planned=planned(folder), about=about(folder))
+        written = report.write(read(folder), folder, planned=planned(folder), about=about(folder), spent=spent_in([folder]))
     except IncompleteError:
         if stopped is None and not interrupted:
             raise
         return swept  # what stopped the sweep, a full disk say, is the news
     missing = sum(summary.missing or 0 for summary in written.results.summaries.values())
-    return replace(swept, results=written.results, files=tuple(written.files), missing=missing)
+    return replace(swept, results=written.results, files=tuple(written.files), missing=missing, spent=written.spent)

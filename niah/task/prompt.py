@@ -95,7 +95,7 @@ class PromptMaker:
         fixed = self._system_tokens + (self._cue_tokens if trial.cue == "prefill" else 0)
         inserts = [self._insert(needle.text, depth) for needle, depth in zip(needles, trial.depths, strict=True)]
         inserts += [self._insert(text, depth) for text, depth in _distractors(trial, needles)]
-        filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.length, elsewhere=fixed)
+        filled = self._haystack(trial).fill(inserts, before=before, after=after, tokens=trial.most_tokens, elsewhere=fixed)
         placements = (
             Placement(needle=id_, asked=depth, actual=placed.depth, token=placed.token)
             for id_, depth, placed in zip(trial.needles, trial.depths, filled.placed, strict=False)
@@ -118,7 +118,7 @@ class PromptMaker:
         used: dict[str, set[int]] = {name: set() for name in self._corpora}
         for trial in trials:
             haystack = self._haystack(trial)
-            haystack.read(trial.length)
+            haystack.read(trial.most_tokens)
             used[trial.corpus].update(haystack.documents)
         found: list[tuple[str, str, str]] = []
         for name, numbers in used.items():

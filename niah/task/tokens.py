@@ -2,6 +2,8 @@
 
 - `niah-8k` (default): our own byte-level BPE, shipped with the package, so that everything works offline;
 - a tiktoken encoding (`o200k_base`, `cl100k_base`, ...) or an OpenAI model's name;
+- `provider`: lengths in each model's own tokens, as its provider counts them. Prompts are made with niah-8k in its stead and fitted
+  (run/calibrate.py);
 - a path to a Hugging Face `tokenizer.json`, or to the folder that holds one (extra `niah[hf]`).
 """
 
@@ -13,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from niah.engines.chat import splits_at_words
 from niah.errors import MissingExtra, UsageError, did_you_mean
 
+PROVIDER = "provider"
 NIAH_8K_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 NIAH_8K_RANKS = 8184
 NIAH_8K_SPECIAL = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|reserved|>")
@@ -55,8 +59,8 @@ class _Encoding:
 
 def open_tokenizer(name: str) -> Tokenizer:
     """The tokenizer called `name`; UsageError when there is none or its file cannot be had."""
-    if name == "niah-8k":
-        return _niah_8k()
+    if name in ("niah-8k", PROVIDER):
+        return _niah_8k(name)
     path = Path(name)
     if path.suffix == ".json" or path.is_dir():
         return _hugging_face(path / "tokenizer.json" if path.is_dir() else path)
@@ -74,9 +78,9 @@ def niah_8k_encoding() -> Any:
     return tiktoken.Encoding("niah-8k", pat_str=NIAH_8K_PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
-def _niah_8k() -> Tokenizer:
+def _niah_8k(name: str = "niah-8k") -> Tokenizer:
     fingerprint = hashlib.sha256(_NIAH_8K.read_bytes() + NIAH_8K_PATTERN.encode()).hexdigest()[:16]
-    return _Encoding("niah-8k", fingerprint, True, niah_8k_encoding().encode_ordinary)
+    return _Encoding(name, fingerprint, True, niah_8k_encoding().encode_ordinary)
 
 
 def _tiktoken(name: str) -> Tokenizer:
@@ -88,7 +92,8 @@ def _tiktoken(name: str) -> Tokenizer:
             name = tiktoken.encoding_name_for_model(name)
         except KeyError:
             raise UsageError(
-                f"tokenizer {name!r} is unknown; {did_you_mean(name, [*known, 'niah-8k'])}. A tokenizer.json is given by its path."
+                f"tokenizer {name!r} is unknown; {did_you_mean(name, [*known, 'niah-8k', PROVIDER])}. "
+                "A tokenizer.json is given by its path."
             ) from None
     try:
         encoding = tiktoken.get_encoding(name)
@@ -124,19 +129,5 @@ def _hugging_face(path: Path) -> Tokenizer:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     return _Encoding(
-        f"{path.resolve().parent.name}/{path.name}", hashlib.sha256(content).hexdigest()[:16], _splits_at_words(settings), encode
+        f"{path.resolve().parent.name}/{path.name}", hashlib.sha256(content).hexdigest()[:16], splits_at_words(settings), encode
     )
-
-
-def _splits_at_words(settings: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json is a byte-level BPE without normaliser whose text is first split into words by a known pattern."""
-    if settings.get("normalizer") or settings.get("added_tokens_decoder"):
-        return False
-    step = settings.get("pre_tokenizer") or {}
-    steps: list[dict[str, Any]] = step.get("pretokenizers", [step])
-    level = steps[-1]
-    if level.get("type") != "ByteLevel" or level.get("add_prefix_space", True):
-        return False
-    if len(steps) == 1:
-        return bool(level.get("use_regex", True))
-    return all(item.get("type") == "Split" and r"\p{L}+" in str(item.get("pattern", {}).get("Regex", "")) for item in steps[:-1][:1])

@@ -1,15 +1,20 @@
 """What servers answer when they do not answer: each shape becomes one error of the tree. A real server, real connections."""
 
 import asyncio
+import gzip
+import io
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
+from niah.backends import Connection, open_backend
 from niah.backends.http import Sender
 from niah.backends.rates import wait_seconds
 from niah.errors import BadRequest, BadResponse, ContextOverflow, FatalError, ProviderError, RetryableError
+from niah.trial import Prompt, Sampling
 from tests.chat_server import Answer, ChatServer, closed_port, completion, failure
 
 HTML = {"content-type": "text/html; charset=utf-8"}
@@ -202,6 +207,42 @@ def test_a_slow_answer_times_out_as_a_whole() -> None:
     assert caught.value.kind == "timeout"
 
 
+@pytest.mark.parametrize("key", ["k3y!", "hunter2", "pass/word1"])
+def test_a_short_key_is_in_no_message_and_answers_keep_its_letters(key: str) -> None:
+    """From four characters on; in an answer they may stand by chance, and what is scored stays as it is."""
+    for shape in (
+        failure(401, {"error": {"message": f"key {key} is wrong"}}),
+        failure(500, f"Traceback ... Authorization: Bearer {key}"),
+        Answer(status=302, headers={"location": f"http://elsewhere/?key={key}"}),
+        Answer(body=f"broken {key}"),
+    ):
+        told = str(error_of(shape, key=key))
+        assert key not in told
+        assert "[key]" in told
+    assert post(completion(f"It is {key}."), key=key)["choices"][0]["message"]["content"] == f"It is {key}."
+
+
+def test_a_short_key_is_in_no_message_about_an_answer_of_the_wrong_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIAH_SERVER_KEY", "k3y!")
+    prompt = Prompt(
+        system="", context="x", question="?", cue="", cue_mode="off", layout="{context}{question}", tokens=9, placements=(),
+        sampling=Sampling(),
+    )  # fmt: skip
+
+    async def ask(url: str) -> None:
+        backend = open_backend("server/m", Connection(base_url=url))
+        try:
+            await backend.ask(prompt)
+        finally:
+            await backend.close()
+
+    with ChatServer(lambda _: Answer(body={"error": {"message": "the key k3y! is worn out", "code": 500}})) as server:
+        with pytest.raises(ProviderError, match="worn out") as caught:
+            asyncio.run(ask(server.url))
+        assert server.log[0].headers["authorization"] == "Bearer k3y!"
+    assert "k3y!" not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["sk-0123456789abcdef", "sk/with/slashes/0123456789"])
 def test_the_key_is_in_no_message_and_no_answer(key: str) -> None:
     """Errors of every shape that repeat the key, and answers that do, come without it."""
@@ -255,3 +296,108 @@ def test_half_a_surrogate_pair_can_be_sent() -> None:
     with ChatServer("yes") as server:
         asyncio.run(ask(server.url))
         assert server.log[0].user == "half \ud83d a pair"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("charset", "encoding"), [("", "utf-8"), ("; charset=utf-8", "utf-8"), ("; charset=iso-8859-1", "latin-1")])
+def test_answers_are_unpacked_and_read_in_their_encoding(charset: str, encoding: str, packed: bool) -> None:
+    """Whole ones and those that go into a file."""
+    body = json.dumps({"said": "naïve café"}, ensure_ascii=False).encode(encoding)
+    headers = {"content-type": f"application/json{charset}"} | ({"content-encoding": "gzip"} if packed else {})
+    answer = Answer(body=gzip.compress(body) if packed else body, headers=headers)
+    assert post(answer) == {"said": "naïve café"}
+
+    async def download(url: str, into: io.BytesIO) -> None:
+        sender = Sender(url, headers={})
+        await sender.download("/files/1/content", into)
+        await sender.close()
+
+    with ChatServer(lambda _: answer) as server:
+        asyncio.run(download(server.url, file := io.BytesIO()))
+    assert file.getvalue() == body
+
+
+def test_a_file_goes_out_with_its_size() -> None:
+    """In one piece as far as the server can tell: not every provider takes chunks."""
+
+    async def ask(url: str) -> None:
+        sender = Sender(url, headers={"authorization": "Bearer k"})
+        await sender.post_file("/files", io.BytesIO(b'{"line": 1}'), media="application/jsonl")
+        await sender.close()
+
+    with ChatServer("yes") as server:
+        asyncio.run(ask(server.url))
+        (asked,) = server.log
+    assert asked.body == {"line": 1}
+    assert "transfer-encoding" not in asked.headers
+    told = {name: asked.headers[name] for name in ("content-length", "content-type", "authorization")}
+    assert told == {"content-length": "11", "content-type": "application/jsonl", "authorization": "Bearer k"}
+
+
+def test_requests_go_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its password, which models do not get; and not where no_proxy names the model's host."""
+
+    async def ask() -> Any:
+        sender = Sender("http://model.invalid/v1", headers={"authorization": "Bearer k"})
+        try:
+            return (await sender.post("/chat/completions", {}))[0]
+        finally:
+            await sender.close()
+
+    with ChatServer(lambda _: completion("by the proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("127.0.0.1", "user:word@127.0.0.1"))
+        assert asyncio.run(ask())["choices"][0]["message"]["content"] == "by the proxy"
+        (asked,) = proxy.log
+        assert asked.path == "http://model.invalid/v1/chat/completions"
+        assert asked.headers["host"] == "model.invalid"
+        assert asked.headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"
+        monkeypatch.setenv("no_proxy", "model.invalid")
+        with pytest.raises(RetryableError, match="could not be reached"):
+            asyncio.run(ask())
+        assert len(proxy.log) == 1
+
+
+def test_a_tunnel_is_asked_for_with_the_proxys_password_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model is behind TLS the proxy sees neither the request nor its key; its refusal is an error of the tree."""
+    heads: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> None:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        monkeypatch.setenv("https_proxy", f"http://user:word@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        sender = Sender("https://model.invalid/v1", headers={"authorization": "Bearer a-key-of-the-model"})
+        try:
+            await sender.post("/chat/completions", {})
+        finally:
+            server.close()
+            await sender.close()
+
+    with pytest.raises(RetryableError):
+        asyncio.run(ask())
+    (head,) = (head.lower() for head in heads)
+    assert head.startswith(b"connect model.invalid:443 ")
+    assert b"proxy-authorization: basic dxnlcjp3b3jk" in head
+    assert b"a-key-of-the-model" not in head
+
+
+def test_a_body_goes_out_as_json_whatever_is_in_it() -> None:
+    """Control characters, quotes, letters of every plane, numbers large and small."""
+    body = {
+        "messages": [{"role": "user", "content": '\0\x1f\x7f\u2028"\\\ud7ff\U0010ffff“é”\r\n'}],
+        "n": [1e-7, 1e22, -0.0, 10**30, True, None],
+    }
+
+    async def ask(url: str) -> None:
+        sender = Sender(url, headers={})
+        await sender.post("/chat/completions", body)
+        await sender.close()
+
+    with ChatServer("yes") as server:
+        asyncio.run(ask(server.url))
+        assert server.log[0].body == body
+        assert server.log[0].headers["content-type"] == "application/json"

@@ -9,6 +9,7 @@ The vocabulary is a byte-level BPE of 2,048 pieces from the standard library's o
 import json
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"]
+
+
+def render(messages: Sequence[Mapping[str, str]]) -> str:
+    """What the template makes of messages in front of an answer, told a second time in Python."""
+    turns = "".join(f"<|{message['role']}|>\n{message['content']}</s>\n" for message in messages)
+    return f"<s>{turns}<|assistant|>\n"
 
 
 def make(folder: Path) -> None:

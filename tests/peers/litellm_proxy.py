@@ -46,7 +46,7 @@ class Proxy(Peer):
             port=port,
             ready="/health/liveliness",
             log=folder / "litellm.log",
-            environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"},
+            environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
             folder=folder,
         )
 

@@ -12,11 +12,25 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from urllib.parse import unquote
 
 _SHOWN_LINES = 40
 _ASKED = re.compile(r'"POST (\S+) HTTP/[0-9.]+" (\d{3})')
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def offline() -> dict[str, str]:
+    """The environment of a process in a peer's Python: one thread, no hub, no reports home, no proxy in front of the loopback."""
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 def free_port() -> int:
@@ -28,7 +42,7 @@ def free_port() -> int:
 class Peer:
     """Runs `command`, which is to listen on `port`; it is there when a GET of `ready` answers 200. A context manager.
 
-    What it prints goes into the file `log`.
+    What it prints goes into the file `log`, also when it is started again, on the same port.
     """
 
     def __init__(
@@ -38,8 +52,8 @@ class Peer:
         port: int,
         ready: str,
         log: Path,
-        environment: Mapping[str, str],
         folder: Path,
+        environment: Mapping[str, str] | None = None,
         start_seconds: float = 90.0,
         stop_seconds: float = 10.0,
     ):
@@ -47,7 +61,7 @@ class Peer:
         self._command = [str(word) for word in command]
         self._ready = ready
         self._log = log
-        self._environment = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment}
+        self._environment = {**offline(), **(environment or {})}
         self._folder = folder
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
@@ -57,7 +71,15 @@ class Peer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> "Peer":
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Return when it answers; RuntimeError with the end of its log when it does not."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -73,19 +95,19 @@ class Peer:
         except BaseException:
             self.stop()
             raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Ask it to end, wait for a while, and then end its process group for certain."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(self._stop_seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and everything that it started at once, in the middle of whatever they do."""
+        if self._process is None:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -23,7 +23,8 @@ from niah.trial import Record, outcome
 from tests.chat_server import Answer, Asked, ChatServer, completion, failure
 from tests.hurry import hurry
 from tests.peers.litellm_proxy import KEY, Mock, Passage, Proxy
-from tests.peers.server import Server, offline
+from tests.peers.process import offline
+from tests.peers.server import Server
 from tests.run.command import experiment, found, here, prompts, summary, write_config
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from niah.config import load_experiment
 from niah.run.plan import Plan, gather
 from niah.run.store import read
 from niah.trial import Cue, Prompt, Record, Trial, outcome
-from tests.peers.server import Server, offline
+from tests.peers.process import offline
+from tests.peers.server import Server
 from tests.peers.tiny_checkpoint import WINDOW, overhead, render
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from niah.run.collecting import Pace
 from niah.run.journal import held
 from niah.run.limits import Patience
 from tests.batch_server import KEYS, BatchServer, Refused, Stored, Trouble
-from tests.run.command import PLAIN, answered, found, here, lines, write_config
+from tests.run.command import PLAIN, answered, found, here, lines, summary, write_config
 
 PROVIDERS = ("openai", "responses", "anthropic", "gemini")
 KEY = "sk-test-0123456789abcdef"
@@ -65,8 +65,10 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "batches.jsonl").read_text().splitlines()]
 
 
-def table(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("cells.csv", "summary.json")]
+def table(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """What was measured: all but the cost, which is another one."""
+    told = {model: {name: value for name, value in entry.items() if name != "cost"} for model, entry in summary(folder).items()}
+    return (folder / "cells.csv").read_bytes(), told
 
 
 def same_as_live(server: BatchServer, provider: str, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,84 @@ def test_cacheable_tokens_are_those_in_front_of_the_needle(folder: Path) -> None
     assert bill.cached_dollars < bill.live_dollars
     own = estimate(made.model_copy(update={"haystack": "independent"}), 1, known)
     assert (own.cached_tokens, own.cached_dollars) == (0, own.live_dollars)
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-5.6-sol", "anthropic/claude-haiku-4-5"])
+def test_writing_a_cache_is_in_the_plan(model: str) -> None:
+    """OpenAI writes every prompt unasked at 1.25 times the price; Anthropic only what stands in front of the deepest needle."""
+    made = load_experiment("quickstart", {"lengths": [16_000, 32_000], "depths": [0, 0.5, 1], "reshuffles": 2})
+    known, backend, unasked = capabilities(model), model.partition("/")[0], model.startswith("openai")
+    bill, prices = estimate(made, 1, known, backend), known.prices
+    assert prices is not None and prices.input and prices.cache_read and prices.cache_write and bill.live_dollars
+    read = 16_000 + 16_000 + 8_000  # what stands in front of all needles but the deepest
+    written = 32_000 + (3 * 48_000 - 32_000 - read if unasked else 0)
+    dearer = written * (prices.cache_write - prices.input) - read * (prices.input - prices.cache_read)
+    assert bill.cached_dollars == pytest.approx(bill.live_dollars + 2 * dearer / 1e6)
+    alone = estimate(made.model_copy(update={"haystack": "independent"}), 1, known, backend)
+    plain = 2 * 3 * 48_000 * (prices.cache_write - prices.input) / 1e6 if unasked else 0
+    assert alone.cached_dollars == pytest.approx((alone.live_dollars or 0) + plain)
+
+
+def test_a_batch_costs_what_batches_cost() -> None:
+    """The bound and the bill of a request at half the price; where no price of batches is known, at the live one."""
+    known, reply = capabilities("openai/gpt-4.1"), Reply(text="", usage=Usage(input=100, output=20))
+    live, batch = Meter(known), Meter(known, batch=True)
+    assert 0 < batch.most(prompt()).dollars == pytest.approx(live.most(prompt()).dollars / 2)
+    assert 0 < batch.cost(100, reply, 50).dollars == pytest.approx(live.cost(100, reply, 50).dollars / 2)
+    unknown = replace(known, batch=None)
+    assert Meter(unknown, batch=True).most(prompt()) == Meter(unknown).most(prompt())
+
+
+def test_what_is_answered_is_not_in_the_question(folder: Path, priced: dict[str, str]) -> None:
+    """A dear sweep that is nearly done goes on without --yes: what is left to pay is little; a plan of all would not."""
+    config = write_config(folder, reshuffles=20, sampling=SAMPLING)
+    bill = Billing()
+    with ChatServer(bill.answer) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run")
+        assert here(*words, **priced).returncode == 2
+        server.answer = lambda asked: failure(400) if asked.number >= 100 and asked.number % 7 == 0 else bill.answer(asked)
+        assert here(*words, "--yes", **priced).returncode == 3
+        server.answer = bill.answer
+        left = len(server.log)
+        done = here(*words, **priced)
+        assert done.returncode == 0, done.stderr
+        assert 0 < len(server.log) - left < 10
+
+
+def test_a_sweeps_line_becomes_a_plan(folder: Path, priced: dict[str, str]) -> None:
+    """Every option of a sweep is taken; caps are held against the plan, and a config's cap is too."""
+    config = write_config(folder, sampling=SAMPLING)
+    words = (config, "--base-url", "http://127.0.0.1:1/v1")
+    done = here("plan", *words, "--max-cost", "0.5", "--max-tokens", "1M", "--yes", "--concurrency", "3", "--out", "run", **priced)
+    assert done.returncode == 0, done.stderr
+    assert "--max-cost $0.50: the plan, $0.8640 live, is above it: the sweep would stop after about 58% of it" in done.stdout
+    assert "--max-tokens 1,000,000: the plan, 7,560 tokens, stays below it" in done.stdout
+    assert "stays below it" in here("plan", *words, "--max-cost", "9", **priced).stdout
+    assert "--max-cost $9.00 cannot be kept: a price is unknown" in here("plan", *words, "--max-cost", "9").stdout
+    capped = write_config(folder, name="capped", sampling=SAMPLING, max_cost=0.1)
+    told = json.loads(here("plan", capped, *words[1:], "--format", "json", **priced).stdout)
+    assert len(told["caps"]) == 1
+    batch = here("plan", *words, "--batch", **priced)
+    assert batch.returncode == 2
+    assert "has no batches" in batch.stderr
+    openai = here("plan", config, "--model", "openai/gpt-4.1", "--batch", "--no-wait", "--max-cost", "5")
+    assert "in batches, stays below it" in openai.stdout
+
+
+def test_models_with_different_cues_are_said_to_be_not_comparable(folder: Path) -> None:
+    """Plan, sweep and table: `auto` gave one model a prefill and the other none."""
+    config = write_config(folder, models=["server/a", "server/b"], lengths=[300], reshuffles=1)
+    (folder / "own.toml").write_text('[models."server/a"]\nprefill = true\n', encoding="utf-8")
+    own = {"NIAH_MODELS": str(folder / "own.toml")}
+    warning = "the models were asked with different cues (server/a: prefill; server/b: user): their results are not comparable"
+    with ChatServer(found) as server:
+        assert f"warning: {warning}" in here("plan", config, "--base-url", server.url, **own).stdout
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", **own)
+        assert done.returncode == 0, done.stderr
+        assert f"warning: {warning}" in done.stdout
+        assert "are not comparable" in " ".join(done.stdout[done.stdout.index("effective length: ") :].split())
+        same = here("sweep", config, "--base-url", server.url, "--out", "same", "--cue", "user", **own)
+    assert "comparable" not in same.stdout
 
 
 def prompt(tokens: int = 100) -> Prompt:

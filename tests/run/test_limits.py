@@ -108,3 +108,13 @@ def test_a_stop_during_a_wait_ends_it() -> None:
 def test_an_answer_counts_although_a_stop_was_asked_for_meanwhile() -> None:
     """What is in flight when the stop comes is finished and kept."""
     assert run(["fine"], AT_ONCE, stop_set=True) == ("fine", 1)
+
+
+def test_rate_limits_and_other_trouble_are_counted_apart() -> None:
+    """Six 429s leave all tries for a 500, and five 500s all for a 429; each has its own end."""
+    limited, broken = busy(kind="rate_limit"), busy()
+    patience = Patience(jitter=lambda: 0.0)
+    assert run([*[limited] * 6, broken, "yes"], patience) == ("yes", 8)
+    assert run([*[broken] * 5, *[limited] * 29, "yes"], patience) == ("yes", 35)
+    assert run([*[limited] * 29, *[broken] * 6], patience)[1] == 35
+    assert run([*[broken] * 5, *[limited] * 30], patience)[1] == 35

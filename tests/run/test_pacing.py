@@ -48,7 +48,7 @@ async def succeed(pacer: Pacer, tokens: float = 1, seconds: float = 1.0, limit: 
 async def refuse(pacer: Pacer, wait: float | None = None, *, seconds: float = 0.1, limited: bool = False) -> None:
     async with pacer.turn(1) as turn:
         await asyncio.sleep(seconds)
-        turn.overloaded(wait, limited=limited)
+        turn.overloaded(wait, limited=limited, why="busy")
 
 
 def test_it_starts_low_and_grows_by_one_a_window():
@@ -92,7 +92,7 @@ def test_one_pause_for_all_and_then_not_all_at_once():
     async def main(pacer: Pacer) -> list[float]:
         await succeed(pacer, seconds=2.0)
         await refuse(pacer, 30.0)
-        assert pacer.status() == "0 in flight, paused 30 s"
+        assert pacer.waiting() == "waiting 30 s: busy"
         return sorted(await asyncio.gather(*(succeed(pacer) for _ in range(4))))
 
     times = paced(main, start=8)
@@ -202,21 +202,41 @@ def test_a_cancelled_pause_leaves_no_task():
     paced(main)
 
 
-def test_status_says_which_limit_is_nearest():
+@pytest.mark.parametrize("heard", [None, PLENTY])
+def test_a_dropped_request_was_not_counted_and_holds_up_nobody(heard: RateLimit | None):
+    async def main(pacer: Pacer) -> tuple[float, float, int, float]:
+        async with pacer.turn(500) as turn:
+            turn.observed(heard)
+            turn.dropped()
+            turn.overloaded(30.0)  # it has been settled
+        return pacer.requests.spent, pacer.tokens.spent, pacer.allowed, pacer.pause_seconds()
+
+    assert paced(main) == (0.0, 0.0, 4, 0.0)
+
+
+def test_what_is_waited_for_is_told():
+    """Nothing while requests go; then the limit that holds them back, or the pause and its reason."""
+
     async def main(pacer: Pacer) -> list[str]:
-        said = [pacer.status()]
-        limit = RateLimit(limit_requests=50, remaining_requests=40, limit_tokens=200_000, remaining_tokens=158_000)
+        said = [pacer.waiting()]
+        limit = RateLimit(limit_requests=50, remaining_requests=40, limit_tokens=200_000, remaining_tokens=20_000)
         async with pacer.turn(42_000) as turn:
             turn.observed(limit)
-            said.append(pacer.status())
-            turn.overloaded(3.0)
-            said.append(pacer.status())
-        return said
+            said.append(pacer.waiting())
+            later = asyncio.create_task(succeed(pacer, tokens=120_000))
+            await asyncio.sleep(0)
+            said.append(pacer.waiting())
+            turn.overloaded(40.0)
+            said.append(pacer.waiting())
+        await later
+        return [*said, pacer.waiting()]
 
     assert paced(main) == [
-        "0 in flight",
-        "1 in flight, 42,000 of 200,000 tokens a minute",
-        "1 in flight, 42,000 of 200,000 tokens a minute, paused 3 s",
+        "",
+        "",
+        "waiting 31 s: limit of 200,000 tokens a minute",
+        "waiting 40 s: rate limit",
+        "",
     ]
 
 

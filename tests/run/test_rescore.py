@@ -8,6 +8,7 @@ import pytest
 
 from niah.run.store import read
 from tests.chat_server import Answer, Asked, ChatServer, completion, failure
+from tests.hurry import hurry
 from tests.run.command import cells, found, here, lines, summary, write_config
 
 
@@ -99,6 +100,30 @@ def test_a_judge_that_fails_in_the_middle_keeps_its_verdicts(run: Path) -> None:
         assert here(*words).returncode == 0
         assert len(server.log) - asked == 11
     assert len(values(run, "judge")) == 18
+
+
+def test_a_judge_is_paced_has_a_key_of_its_own_and_a_cap(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """429s slow it down and lose nothing; the key comes from the variable named; a cap stops it with exit 4 and its verdicts kept."""
+    hurry(monkeypatch, 100)
+    (run.parent / "own.toml").write_text('[models."server/judge"]\nprice = {input = 100.0, output = 400.0}\n', encoding="utf-8")
+    own = {"NIAH_MODELS": str(run.parent / "own.toml"), "OUR_KEY": "our-key-0123456789"}
+    usage = {"prompt_tokens": 150, "completion_tokens": 4}
+    words = ("rescore", run, "--scorer", "judge", "--judge", "server/judge", "--key-variable", "OUR_KEY")
+    with ChatServer(lambda asked: completion(by_facts(asked), usage=usage, delay=0.01)) as server:
+        capped = here(*words, "--base-url", server.url, "--max-cost", "1", **own)
+        assert capped.returncode == 4, capped.stderr
+        assert "--max-cost $1.00" in capped.stderr
+        kept = len(values(run, "judge"))
+        assert len(server.log) == kept
+        assert 0 < kept < 18
+        limited = failure(429, {"error": {"message": "slow down"}}, retry_after="1")
+        server.answer = lambda asked: limited if asked.number % 3 == 0 else completion(by_facts(asked), usage=usage)
+        assert here(*words, "--base-url", server.url, **own).returncode == 0
+        assert {asked.headers["authorization"] for asked in server.log} == {"Bearer our-key-0123456789"}
+        first = here(*words[:-1], "NO_SUCH_VARIABLE", "--base-url", server.url)
+    assert len(values(run, "judge")) == 18
+    assert first.returncode == 4
+    assert "NO_SUCH_VARIABLE" in first.stderr
 
 
 @pytest.mark.parametrize("verdict", ["three", "7", "1 or 2", "", "-"])

@@ -129,6 +129,24 @@ def test_memory_does_not_grow_with_the_number_of_trials(plan: Plan, tmp_path: Pa
     assert most <= 4 + 4
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_collector_goes_on_as_before_once_all_is_asked(plan: Plan, tmp_path: Path, broken: bool) -> None:
+    """While a sweep asks, it is called seldom and leaves the corpora out; afterwards it is what it was, also after an error."""
+    before, seen = gc.get_threshold(), set[tuple[int, bool]]()
+
+    def answer(_: Prompt) -> Reply:
+        seen.add((gc.get_threshold()[0], gc.get_freeze_count() > 0))
+        return _raise(FatalError("401", kind="credentials")) if broken and len(backend.asked) > 20 else Reply(text="no")
+
+    backend = FakeBackend(answer)
+    try:
+        ask(plan, backend, tmp_path)
+    except FatalError:
+        assert broken
+    assert max(seen) > (before[0], True)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
 def test_a_context_overflow_is_an_outcome_of_its_own(folder: Path) -> None:
     """Prompts of 500 tokens do not fit: no miss, no score, the sweep goes on, ends with exit 0, and a resume does not ask them again."""
     config = write_config(folder)
@@ -184,6 +202,26 @@ def test_refusals_and_filtered_answers_are_counted_apart(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = summary(folder / "run")["server/m"]
     assert (told["trials"], told["refused"], told["recall"]) == (2, 4, 1.0)
+
+
+@pytest.mark.parametrize(
+    "filtered",
+    [
+        failure(400, {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}, "message": "filtered"}}),
+        failure(403, {"error": {"message": "Your chosen model requires moderation and your input was flagged"}}),
+    ],
+)
+def test_prompts_that_a_filter_turns_away_are_refused_and_stop_nothing(folder: Path, filtered: Answer) -> None:
+    """Every second one, the first included: no error, no miss, not asked again, and exit 0."""
+    config = write_config(folder, reshuffles=4)
+    with ChatServer(lambda asked: filtered if asked.number % 2 == 0 else found(asked)) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run")
+        done = here(*words)
+        assert done.returncode == 0, done.stderr
+        assert here(*words).returncode == 0
+        assert len(server.log) == 24
+    told = summary(folder / "run")["server/m"]
+    assert (told["trials"], told["refused"], told["errors"], told["recall"]) == (12, 12, 0, 1.0)
 
 
 def test_an_answer_cut_at_the_cap_is_a_hit_or_unknown_but_never_a_miss(folder: Path) -> None:
@@ -329,6 +367,42 @@ def test_the_first_trial_goes_alone_until_there_is_an_answer(plan: Plan, tmp_pat
         ask(plan, backend, tmp_path / "b", concurrency=30)
     assert len(backend.asked) == 3
     assert [record.error and record.error.kind for record in recorded(tmp_path / "b")] == ["bad_request"] * 3
+
+
+def test_prompts_that_are_refused_one_by_one_are_no_server_out_of_reach(folder: Path) -> None:
+    """Twelve doomed prompts, asked one after the other at the end of a sweep, in it and by themselves: exit 3, all others answered."""
+    config = write_config(folder, lengths=[300, 900], depths=[0, 0.5, 1], reshuffles=4)
+    refused = failure(400, {"error": {"message": "I do not like this prompt"}})
+    with ChatServer(lambda asked: refused if len(asked.user) > 2500 else found(asked)) as server:
+        words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "1")
+        assert here(*words, "--lengths", "300", "--out", "short").returncode == 0
+        independent = write_config(folder, name="own", lengths=[300, 900], depths=[0, 0.5, 1], reshuffles=4, haystack="independent")
+        done = here("sweep", independent, *words[2:])
+        assert done.returncode == 3, done.stderr
+        assert len([line for line in lines(folder / "run") if line["error"]]) == 12
+        asked = len(server.log)
+        again = here("sweep", independent, *words[2:])
+        assert again.returncode == 3, again.stderr
+        assert len(server.log) - asked == 12
+        server.answer = found
+        assert here("sweep", independent, *words[2:]).returncode == 0
+
+
+def test_the_last_trials_may_fail_in_a_row(plan: Plan, tmp_path: Path) -> None:
+    """With nothing left to ask there is nothing to stop: errors are recorded, and no exit for a server out of reach."""
+    count = 0
+
+    def answer(_: Prompt) -> Reply:
+        nonlocal count
+        count += 1
+        return Reply(text="no") if count <= 28 else _raise(RetryableError("broken", kind="server"))
+
+    once = Patience(attempts=1)
+    assert len(ask(plan, FakeBackend(answer), tmp_path / "a", concurrency=1, patience=once)) == 36
+    count = 1  # one failure more: there is a trial left when eight have failed
+    with pytest.raises(FatalError, match="8 trials in a row failed"):
+        ask(plan, FakeBackend(answer), tmp_path / "b", concurrency=1, patience=once)
+    assert len(recorded(tmp_path / "b")) == 35
 
 
 def _raise(error: Exception) -> Reply:

@@ -78,7 +78,7 @@ def test_several_models_and_cue_modes_are_asked_each_once(folder: Path) -> None:
     by_cue = {cue: [asked for asked in server.log if _cue(asked) == cue] for cue in ("off", "user", "prefill")}
     assert {cue: len(some) for cue, some in by_cue.items()} == {"off": 12, "user": 12, "prefill": 12}
     told = summary(folder / "run")
-    assert set(told) == {"server/a", "server/b"}
+    assert set(told) == {"server/a", "server/b", "total"}
     assert set(told["server/a"]["cues"]) == {"off", "user", "prefill"}
     assert {row["cue"] for row in cells(folder / "run")} == {"off", "user", "prefill"}
 

@@ -1,0 +1,148 @@
+"""Models that run in this process: a Backend over any Engine. `hf/PATH_OR_ID`, `hf/bundled`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+from niah import engines
+from niah.backends import Connection
+from niah.engines import Engine, EngineError, Generation, Step
+from niah.engines.chat import Chat
+from niah.engines.checkpoint import Checkpoint, bundled, open_checkpoint
+from niah.errors import BadRequest, ContextOverflow, MissingExtra, OutOfMemory, ProviderError, UsageError
+from niah.trial import Cue, Prompt, Reply, Usage, canonical
+
+ENGINES: Mapping[str, tuple[str, str]] = {"hf": ("niah.engines.hf", "full")}
+"""prefix of a model's name -> module with an `open_engine(folder)`, and the reader in engines/weights/ that `bundled` means."""
+BUNDLED = "bundled"
+
+
+class LocalBackend:
+    """One model in this process; prompts go to it one at a time, in the order in which they were asked.
+
+    What two prompts in a row begin with alike is read once. `notes` are for the user, once the model is `ready`.
+    """
+
+    cues: frozenset[Cue] = frozenset(("off", "user", "prefill"))
+    preferred_cue: Cue = "prefill"
+    concurrency = 1
+
+    def __init__(self, prefix: str, name: str, *, raw: bool):
+        self._prefix, self._name, self._raw = prefix, name, raw
+        self._opened: tuple[Checkpoint, Chat, Engine] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._step: Step | None = None
+        self.notes: tuple[str, ...] = ()
+
+    def ready(self) -> None:
+        """Have the checkpoint on this machine and read all of it but the weights. UsageError or MissingExtra where that cannot be done."""
+        if self._opened is not None:
+            return
+        module, reader = ENGINES[self._prefix]
+        try:
+            checkpoint = open_checkpoint(bundled(reader) if self._name == BUNDLED else self._name)
+            engine: Engine = importlib.import_module(module).open_engine(checkpoint.folder)
+            chat = Chat(checkpoint.folder, raw=self._raw)
+            checkpoint.fetch_weights()
+        except ImportError as error:
+            raise MissingExtra(str(error.name or error), "local", f"the model '{self._prefix}/{self._name}'") from None
+        except EngineError as error:
+            raise self._error(error) from None
+        self._opened, self.notes = (checkpoint, chat, engine), tuple(chat.notes)
+
+    @property
+    def window_tokens(self) -> int | None:
+        """Most of prompt and answer together; None without a bound, and as long as the model is not `ready`."""
+        return self._opened[2].window_tokens if self._opened else None
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        self.ready()
+        left = Event()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="niah-engine")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, prompt, left)
+        except asyncio.CancelledError:
+            left.set()
+            raise
+
+    def status(self) -> str:
+        """How far the prompt in work is, and how fast; "" between prompts."""
+        step = self._step
+        if step is None:
+            return ""
+        speed = f"{step.tokens / max(step.seconds, 1e-6):,.0f} tokens/s"
+        return f"reading {step.tokens:,}/{step.total:,}, {speed}" if step.phase == "prefill" else f"answering {step.tokens:,}, {speed}"
+
+    async def close(self) -> None:
+        """Give the memory back. A prompt asked later reads the weights again."""
+        thread, self._thread = self._thread, None
+        if thread is not None and self._opened is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self._opened[2].close)
+            thread.shutdown()
+
+    def _answer(self, prompt: Prompt, left: Event) -> Reply:
+        """In the engine's own thread."""
+        assert self._opened is not None, "ask() makes it ready"
+        checkpoint, chat, engine = self._opened
+        started = time.perf_counter()
+
+        def report(step: Step) -> None:
+            if left.is_set():
+                raise _LeftError
+            self._step = step
+
+        try:
+            messages = prompt.messages()
+            generation = engine.generate(
+                chat.ids(messages),
+                prompt.sampling.max_output_tokens,
+                stop_ids=chat.stop_ids | engine.stop_ids,
+                sampling=_sampling(prompt, messages),
+                report=report,
+            )
+        except EngineError as error:
+            raise self._error(error) from None
+        finally:
+            self._step = None
+        return Reply(
+            text=chat.text(generation.ids),
+            stop="end" if chat.raw else generation.stop,  # without a template nothing but the cap ends an answer
+            usage=Usage(input=generation.prompt_tokens, cached=generation.reused_tokens, output=len(generation.ids)),
+            seconds=round(time.perf_counter() - started, 4),
+            model=checkpoint.served,
+            measured=_measured(generation),
+        )
+
+    def _error(self, error: EngineError) -> ProviderError | UsageError:
+        """An engine's error as one of niah's."""
+        told = f"model '{self._prefix}/{self._name}': {error}"
+        kinds: Mapping[str, type[ProviderError]] = {"window": ContextOverflow, "memory": OutOfMemory, "prompt": BadRequest}
+        return kinds[error.kind](told) if error.kind in kinds else UsageError(told)
+
+
+class _LeftError(BaseException):
+    """Nobody waits for the answer any more. No Exception, so that no engine takes it for trouble of its own."""
+
+
+def _measured(generation: Generation) -> dict[str, float]:
+    times = {"prefill_seconds": generation.prefill_seconds, "decode_seconds": generation.decode_seconds}
+    return {name: round(value, 4) for name, value in {**times, **generation.measured}.items()}
+
+
+def _sampling(prompt: Prompt, messages: list[dict[str, str]]) -> engines.Sampling:
+    """As the experiment asks, else always the likeliest token. The seed comes from the prompt: the same trial draws the same answer."""
+    asked = prompt.sampling
+    seed = zlib.crc32(canonical(messages).encode())
+    return engines.Sampling(temperature=asked.temperature or 0.0, top_p=1.0 if asked.top_p is None else asked.top_p, seed=seed)
+
+
+def open_local(prefix: str, name: str, connection: Connection) -> LocalBackend:
+    """The backend of prefix/name. Nothing is read before it is made `ready`."""
+    return LocalBackend(prefix, name, raw=connection.raw)

@@ -1,0 +1,1 @@
+"""Infini-attention: segments read with local attention, everything before them through a memory of constant size."""

@@ -1,0 +1,260 @@
+"""Infini-attention (arXiv 2404.07143): attention inside a segment, mixed per head with a memory of all segments before it.
+
+`InfiniAttention` is one layer's attention, `InfiniState` all that it keeps of the tokens seen. One `forward` serves training
+(a whole sequence at once) and streaming (any number of tokens a call, the state carried on); both give the same numbers.
+
+Where the paper is silent or misprints, this is done: local scores are scaled by 1/sqrt(head_dim) (equation 6 prints d_model); where
+a query finds nothing in memory (all of the first segment) the head gives its local attention alone, at full size and not times
+1 - gate; no epsilon; gates begin at 0. Everything else that deviates is an option of `InfiniConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import Tensor, nn
+
+from niah.engines.infini.config import InfiniConfig
+from niah.engines.infini.convolution import ShortConvolution
+from niah.engines.infini.local import attend, rotated
+from niah.engines.infini.memory import FeatureMap, Memory, exact, recall, write_all
+from niah.engines.infini.state import InfiniState
+
+
+@dataclass(slots=True)
+class Watch:
+    """Given to a `forward`, it takes out what happened inside."""
+
+    write_logits: Tensor | None = None
+    """The write gate before its sigmoid, `[b, t, h]`, with its gradient; None without a write gate."""
+
+
+class InfiniAttention(nn.Module):
+    """One layer's attention. Parameters named `beta` (a gate a head) want their own learning rate and no weight decay.
+
+    `segment_tokens` may be set anew between sequences, for training on several segment lengths.
+    """
+
+    def __init__(self, config: InfiniConfig):
+        super().__init__()
+        self.config = config
+        self.segment_tokens = config.segment_tokens
+        width, shared_width = config.heads * config.head_dim, (config.kv_heads or config.heads) * config.head_dim
+        self.q_proj = nn.Linear(config.d_model, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.d_model, shared_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.d_model, shared_width, bias=config.value_bias)
+        self.o_proj = nn.Linear(width, config.d_model, bias=config.output_bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_epsilon) if config.query_key_norm else None
+        self.beta = nn.Parameter(torch.tensor(config.beta or (0.0,) * config.heads, dtype=torch.get_default_dtype()))
+        self.features = FeatureMap(config)
+        self.conv = (
+            ShortConvolution(config.d_model, streams=3, width=config.conv_width, dilations=config.conv_dilations)
+            if config.conv_width
+            else None
+        )
+        self.read_scale = nn.Parameter(torch.ones(config.heads, 1, config.head_dim)) if config.read_norm else None
+        self.write_gate = nn.Linear(config.d_model, config.heads) if config.write_gate else None
+        if self.write_gate is not None:
+            nn.init.constant_(self.write_gate.bias, config.write_gate_bias)
+        self._rotation: tuple[Tensor, Tensor] | None = None
+
+    def memory_share(self) -> Tensor:
+        """How much of its output each head takes from memory, `[h]`, 0 to 1."""
+        return self.beta.detach().float().sigmoid()
+
+    def start(self, x: Tensor) -> InfiniState:
+        """The state in front of a text, for inputs like `x` `[b, t, d_model]`."""
+        batch, heads, size = x.shape[0], self.config.heads, self.config.head_dim
+        precision = exact(x.dtype)
+        nothing = x.new_zeros(batch, 0, heads, size)
+        return InfiniState(
+            memory=Memory(
+                x.new_zeros(batch, heads, self.features.count, size, dtype=precision),
+                x.new_zeros(batch, heads, self.features.count, dtype=precision),
+            ),
+            tail=x.new_zeros(batch, self.config.tail_tokens, x.shape[2]),
+            keys=nothing,
+            values=nothing,
+            strengths=None,
+            tokens=0,
+        )
+
+    def forward(
+        self, x: Tensor, state: InfiniState | None = None, *, write_weight: Tensor | None = None, watch: Watch | None = None
+    ) -> tuple[Tensor, InfiniState]:
+        """Equations 5 to 11 over the next tokens of a text, of any number.
+
+        Args:
+            x: `[b, t, d_model]`.
+            state: what the tokens before left; None at a text's beginning.
+            write_weight: `[b, t]`, multiplies what each token adds to M and z. With the linear rule, w is the same as that text w times.
+            watch: filled in.
+
+        Returns:
+            `[b, t, d_model]` and the state after the last token.
+
+        Raises:
+            ValueError: no tokens, or shapes that do not belong to this layer.
+        """
+        self._check(x)
+        state = state or self.start(x)
+        inputs = self.conv(x, state.tail) if self.conv else (x, x, x)
+        query, key, value = self._query(inputs[0]), self._key(inputs[1]), self._value(inputs[2])
+        strength = self._strength(x, write_weight, watch)
+        state = replace(state, tail=state.tail_after(x))
+        outputs: list[Tensor] = []
+        done = 0
+        while done < x.shape[1]:
+            piece = slice(done, done + self._next_tokens(state, x.shape[1] - done))
+            output, state = self._piece(
+                query[:, piece], key[:, piece], value[:, piece], None if strength is None else strength[:, piece], state
+            )
+            outputs.append(output)
+            done = piece.stop
+        return self.o_proj(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), state
+
+    def absorb(self, x: Tensor, state: InfiniState | None = None) -> InfiniState:
+        """The state that `forward` would give, without its output: of a text that is only to be remembered, the last layer needs no more.
+
+        ValueError as there.
+        """
+        self._check(x)
+        state = state or self.start(x)
+        inputs = self.conv(x, state.tail, first=1) if self.conv else (x, x)
+        key, value = self._key(inputs[0]), self._value(inputs[1])
+        strength = self._strength(x, None, None)
+        state = replace(state, tail=state.tail_after(x))
+        done = 0
+        while done < x.shape[1]:
+            piece = slice(done, done + self._next_tokens(state, x.shape[1] - done))
+            *_, state = self._store(key[:, piece], value[:, piece], None if strength is None else strength[:, piece], state)
+            done = piece.stop
+        return state
+
+    def close_segment(self, state: InfiniState) -> InfiniState:
+        """Write an unfinished segment although it is short, so that the next token begins a new one, with nothing in sight but the memory.
+
+        The same as tokens with a write weight of 0 up to its end, and `new_segment` behind them.
+        """
+        if state.keys.shape[1]:
+            with torch.autocast(state.keys.device.type, enabled=False):
+                _, memory = self._write(state.keys.unsqueeze(1), state.values.unsqueeze(1), state.strengths, state.memory)
+            state = replace(state, memory=memory)
+        return state.new_segment()
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 3 or not x.shape[1] or x.shape[2] != self.config.d_model:
+            raise ValueError(f"the input is {list(x.shape)}: it has to be [batch, 1 or more tokens, {self.config.d_model}]")
+
+    def _query(self, x: Tensor) -> Tensor:
+        """`[b, t, d_model]` to `[b, t, h, d]`; so below."""
+        query = self.q_proj(x).unflatten(-1, (-1, self.config.head_dim))
+        return query if self.q_norm is None else self.q_norm(query)
+
+    def _key(self, x: Tensor) -> Tensor:
+        key = self.k_proj(x).unflatten(-1, (-1, self.config.head_dim))
+        return self._for_all_heads(key if self.k_norm is None else self.k_norm(key))
+
+    def _value(self, x: Tensor) -> Tensor:
+        return self._for_all_heads(self.v_proj(x).unflatten(-1, (-1, self.config.head_dim)))
+
+    def _for_all_heads(self, x: Tensor) -> Tensor:
+        sharing = self.config.heads // x.shape[2]
+        return x.repeat_interleave(sharing, dim=2) if sharing > 1 else x
+
+    def _next_tokens(self, state: InfiniState, left: int) -> int:
+        """How many tokens go next in one piece: what an open segment lacks, else all whole segments, else the beginning of one."""
+        opened, size = state.keys.shape[1], self.segment_tokens
+        if opened >= size:
+            raise ValueError(f"{opened} tokens wait in an unfinished segment: segment_tokens cannot be {size} in the middle of it")
+        if opened or left < size:
+            return min(left, size - opened)
+        return left - left % size
+
+    def _strength(self, x: Tensor, write_weight: Tensor | None, watch: Watch | None) -> Tensor | None:
+        """How strongly each token is written, `[b, t, h]`; None for 1."""
+        strength = None
+        if self.write_gate is not None:
+            logits = self.write_gate(x)
+            strength = logits.to(exact(x.dtype)).sigmoid()
+            if watch is not None:
+                watch.write_logits = logits
+        if write_weight is None:
+            return strength
+        if write_weight.shape != x.shape[:2]:
+            raise ValueError(f"write_weight is {list(write_weight.shape)} for an input of {list(x.shape)}")
+        weight = write_weight.to(exact(x.dtype)).unsqueeze(-1)
+        return weight.expand(-1, -1, self.config.heads) if strength is None else strength * weight
+
+    def _piece(self, query: Tensor, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Tensor, InfiniState]:
+        """Tokens `[b, t, h, d]` that are whole segments, or that lie in one: its output `[b, t, h * d]` and the state after it."""
+        keys, values, before, state = self._store(key, value, strength, state)
+        query = query.unflatten(1, (keys.shape[1], -1))
+        local = self._local(query, keys, values)
+        with torch.autocast(query.device.type, enabled=False):
+            mixed = self._mix(local, query, before)
+        return mixed.flatten(1, 2).flatten(2), state
+
+    def _store(self, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Tensor, Tensor, Memory, InfiniState]:
+        """What `_piece` is about, of the same tokens: their segments' keys and values `[b, s, n, h, d]`, the memory that each segment
+        reads, and the state after them.
+        """
+        tokens = state.tokens + key.shape[1]
+        strength = state.strengths_with(key, strength)
+        if state.keys.shape[1]:
+            key, value = torch.cat([state.keys, key], dim=1), torch.cat([state.values, value], dim=1)
+        segments, rest = divmod(key.shape[1], self.segment_tokens)
+        keys, values = (each.unflatten(1, (segments or 1, -1)) for each in (key, value))
+        if rest:
+            before = Memory(*(each.unsqueeze(1) for each in state.memory))
+            # Cloned: a view would hold on to the whole call's tensors.
+            kept = key.clone(), value.clone(), None if strength is None else strength.clone()
+            return keys, values, before, replace(state, keys=kept[0], values=kept[1], strengths=kept[2], tokens=tokens)
+        with torch.autocast(key.device.type, enabled=False):
+            before, memory = self._write(keys, values, strength, state.memory)
+        nothing = key.new_zeros(key.shape[0], 0, *key.shape[2:])
+        return keys, values, before, replace(state, memory=memory, keys=nothing, values=nothing, strengths=None, tokens=tokens)
+
+    def _write(self, keys: Tensor, values: Tensor, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
+        """Whole segments `[b, s, n, h, d]` and strengths `[b, s * n, h]` to what each segment reads, and what is there after the last."""
+        if strength is not None:
+            strength = strength.unflatten(1, keys.shape[1:3]).transpose(2, 3)
+        key = self.features(_heads_first(keys))
+        return write_all(key, _heads_first(values), strength, memory, self.config)
+
+    def _mix(self, local: Tensor, query: Tensor, memory: Memory) -> Tensor:
+        """Equation 10, per head: `[b, s, h, m, d]` from within the segment and queries `[b, s, m, h, d]` to `[b, s, m, h, d]`."""
+        stored, known = recall(self.features(_heads_first(query)), memory)
+        if self.read_scale is not None:
+            stored = F.rms_norm(stored, stored.shape[-1:]) * self.read_scale.to(stored.dtype)
+        share = self.beta.to(stored.dtype).sigmoid()[:, None, None] * known
+        return torch.lerp(local.to(stored.dtype), stored, share).transpose(2, 3).to(local.dtype)
+
+    def _local(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Equation 6: queries `[b, s, m, h, d]`, the last m of each segment's n keys and values, to `[b, s, h, m, d]`."""
+        asked, held = query.shape[2], key.shape[2]
+        cosine, sine = self._rotate(query)
+        turned = rotated(query, cosine[held - asked : held], sine[held - asked : held]), rotated(key, cosine[:held], sine[:held]), value
+        output = attend(*(each.flatten(0, 1).transpose(1, 2) for each in turned))
+        return output.unflatten(0, query.shape[:2])
+
+    def _rotate(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[n, 1, d / 2]` of every position of a segment, kept for the next call."""
+        kept = self._rotation
+        if kept is None or kept[0].shape[0] < self.segment_tokens or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
+            # What is made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                steps = torch.arange(0, self.config.head_dim, 2, dtype=torch.float64) / self.config.head_dim
+                given = torch.tensor(self.config.rope_frequencies, dtype=torch.float64)
+                angles = torch.arange(self.segment_tokens)[:, None, None] * (given if len(given) else self.config.rope_theta**-steps)
+                kept = angles.cos().to(like.device, like.dtype), angles.sin().to(like.device, like.dtype)
+            self._rotation = kept
+        return kept
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """`[b, s, n, h, d]` to `[b, s, h, n, d]` in memory's precision, in one copy."""
+    return x.transpose(2, 3).to(exact(x.dtype), memory_format=torch.contiguous_format)

@@ -1,0 +1,107 @@
+"""Equations 5 to 11 of arXiv 2404.07143 as loops over tokens, with every option: what `InfiniAttention` is held against.
+
+Shares no code with niah/engines/infini but the parameters. One text at a time, float64.
+"""
+
+import torch
+from torch import Tensor
+
+from niah.engines.infini.attention import InfiniAttention
+
+
+def features(layer: InfiniAttention, x: Tensor, head: int) -> Tensor:
+    config, chart = layer.config, layer.features
+    if config.feature_map == "softmax":
+        powers = (x @ chart.projection[head]).exp()
+        return powers / powers.sum()
+    if config.feature_map == "dpfp":
+        halves = torch.cat([x, -x]).clamp(min=0)
+        size = len(halves)
+        return torch.stack([halves[i] * halves[(i - step) % size] for step in range(1, config.dpfp_nu + 1) for i in range(size)])
+    if config.feature_map == "elu1_biased":
+        x = x * chart.scale[head, 0] + chart.bias[head, 0]
+    return torch.nn.functional.elu(x) + 1
+
+
+def convolved(layer: InfiniAttention, x: Tensor, stream: int) -> Tensor:
+    if layer.conv is None:
+        return x
+    rows: list[Tensor] = []
+    for t in range(len(x)):
+        row = x[t].clone()
+        for d, dilation in enumerate(layer.config.conv_dilations):
+            for tap in range(layer.config.conv_width):
+                if t >= tap * dilation:
+                    row = row + layer.conv.weight[stream, d, tap] * x[t - tap * dilation]
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def rotated(x: Tensor, place: int, theta: float) -> Tensor:
+    """A head as complex numbers, each turned by its own speed."""
+    half = len(x) // 2
+    turn = torch.polar(torch.ones(half, dtype=torch.float64), place * theta ** (-torch.arange(half, dtype=torch.float64) / half))
+    turned = torch.complex(x[:half], x[half:]) * turn
+    return torch.cat([turned.real, turned.imag])
+
+
+def strength(layer: InfiniAttention, x: Tensor, weight: Tensor | None, t: int, head: int) -> Tensor:
+    result = torch.ones((), dtype=torch.float64)
+    if layer.write_gate is not None:
+        result = torch.sigmoid(x[t] @ layer.write_gate.weight[head] + layer.write_gate.bias[head])
+    return result if weight is None else result * weight[t]
+
+
+def read(key: Tensor, matrix: Tensor, normaliser: Tensor) -> Tensor | None:
+    below = key @ normaliser
+    return None if below == 0 else (key @ matrix) / below
+
+
+def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int) -> Tensor:
+    config = layer.config
+    part = slice(head * config.head_dim, (head + 1) * config.head_dim)
+    projected: list[Tensor] = []
+    for stream, projection in enumerate((layer.q_proj, layer.k_proj, layer.v_proj)):
+        rows = convolved(layer, x, stream) @ projection.weight[part].T
+        projected.append(rows if projection.bias is None else rows + projection.bias[part])
+    query, key, value = projected
+    count = len(features(layer, key[0], head))
+    matrix, normaliser = torch.zeros(count, config.head_dim, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    gate = torch.sigmoid(layer.beta[head])
+    outputs: list[Tensor] = []
+    for start in range(0, len(x), config.segment_tokens):
+        places = range(start, min(start + config.segment_tokens, len(x)))
+        for t in places:
+            asked = rotated(query[t], t - start, config.rope_theta)
+            seen = range(start, t + 1)
+            scores = torch.stack([asked @ rotated(key[i], i - start, config.rope_theta) for i in seen]) / config.head_dim**0.5
+            output = sum(share * value[i] for share, i in zip(scores.softmax(0), seen, strict=True))
+            stored = read(features(layer, query[t], head), matrix, normaliser)
+            if stored is not None:
+                if layer.read_scale is not None:
+                    eps = torch.finfo(torch.float64).eps
+                    stored = stored / (stored.square().mean() + eps).sqrt() * layer.read_scale[head, 0]
+                output = gate * stored + (1 - gate) * output
+            outputs.append(output)
+        if len(places) < config.segment_tokens:
+            break
+        more, counted = torch.zeros_like(matrix), torch.zeros_like(normaliser)
+        for t in places:
+            feature = features(layer, key[t], head)
+            change, new = value[t], 1.0
+            if config.rule == "delta":
+                known = read(feature, matrix, normaliser)
+                change = change if known is None else change - known
+            if config.corrected_normaliser:
+                new = float((1 - (normaliser @ feature) / (feature @ feature)).clamp(0, 1))
+            how = strength(layer, x, weight, t, head)
+            more = more + how * torch.outer(feature, change)
+            counted = counted + how * new * feature
+        matrix, normaliser = matrix + more, normaliser + counted
+    return torch.stack(outputs)
+
+
+def attention(layer: InfiniAttention, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """`x` `[t, d_model]`, weights `[t]` to `[t, d_model]`."""
+    heads = [one_head(layer, x, weight, head) for head in range(layer.config.heads)]
+    return torch.cat(heads, dim=1) @ layer.o_proj.weight.T
