@@ -54,11 +54,19 @@ peers-all: peers .venv-llama-cpp/installed .venv-vllm/installed
 	.venv-lmeval/bin/python -m pip install --quiet --disable-pip-version-check --constraint lmeval-constraints.txt 'lm_eval[api]'
 	@touch $@
 
+# benchmarks/infini.py measures infini-transformer-pytorch beside ours where this is there, and says so where it is not.
+.venv-infini/installed: infini-constraints.txt
+	$(PYTHON) -m venv .venv-infini
+	.venv-infini/bin/python -m pip install --quiet --disable-pip-version-check --constraint infini-constraints.txt torch infini-transformer-pytorch
+	@touch $@
+
 bench: .venv/tested
 	$(BIN)/python benchmarks/prompts.py
 	$(BIN)/python benchmarks/variety.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/infini.py
+	$(BIN)/python benchmarks/prefix_reuse.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -70,4 +78,4 @@ bench: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-litellm .venv-llama-cpp .venv-vllm .venv-lmeval .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-peers .venv-litellm .venv-llama-cpp .venv-vllm .venv-lmeval .venv-infini .pytest_cache .ruff_cache .hypothesis .coverage*

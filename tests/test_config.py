@@ -22,7 +22,10 @@ def test_every_config_that_comes_with_niah_loads() -> None:
     names = resources.names("configs")
     assert {"quickstart", "anthropic", "classic", "cue-ablation"} <= set(names)
     for name in names:
-        assert load_experiment(name, {}).name == name
+        path = resources.find("configs", name)
+        assert path
+        if "\nreader = " not in path.read_text(encoding="utf-8"):  # else it is a training recipe
+            assert load_experiment(name, {}).name == name
 
 
 def test_the_protocols_have_their_published_sizes() -> None:

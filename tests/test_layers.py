@@ -18,7 +18,7 @@ LAYERS = (
 ALONE = {"trial", "errors", "sentences", "resources", "engines"}
 """These import nothing of niah outside of themselves."""
 HEAVY = {
-    "matplotlib": {"report/heatmap.py", "report/lettering.py"},
+    "matplotlib": {"report/heatmap.py", "report/lettering.py", "report/curves.py"},
     "httpx": {"backends/http.py"},
     "aiohttp": {"backends/http.py"},
     "datasets": {"task/hub.py"},

@@ -55,6 +55,7 @@ TABLE: Mapping[str, str] = {
     "bedrock-invoke": _REMOTE,
     "gemini": _REMOTE,
     "hf": "niah.backends.local:open_local",
+    "infini": "niah.backends.local:open_local",
     "ollama": _REMOTE,
     "openai": _REMOTE,
     "openrouter": _REMOTE,

@@ -1,4 +1,4 @@
-"""Models that run in this process: a Backend over any Engine. `hf/PATH_OR_ID`, `hf/bundled`."""
+"""Models that run in this process: a Backend over any Engine. `hf/PATH_OR_ID`, `hf/bundled`, `infini/PATH#memory-off`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import importlib
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 
 from niah import engines
@@ -15,11 +16,14 @@ from niah.backends import Connection
 from niah.engines import Engine, EngineError, Generation, Step
 from niah.engines.chat import Chat
 from niah.engines.checkpoint import Checkpoint, bundled, open_checkpoint
-from niah.errors import BadRequest, ContextOverflow, MissingExtra, OutOfMemory, ProviderError, UsageError
-from niah.trial import Cue, Prompt, Reply, Usage, canonical
+from niah.errors import BadRequest, ContextOverflow, MissingExtra, OutOfMemory, ProviderError, UsageError, did_you_mean
+from niah.trial import Cue, Prompt, Reply, Usage, around_context, canonical
 
-ENGINES: Mapping[str, tuple[str, str]] = {"hf": ("niah.engines.hf", "full")}
-"""prefix of a model's name -> module with an `open_engine(folder)`, and the reader in engines/weights/ that `bundled` means."""
+ENGINES: Mapping[str, tuple[str, str]] = {"hf": ("niah.engines.hf", "full"), "infini": ("niah.engines.infini.engine", "infini")}
+"""prefix of a model's name -> module with an `open_engine(folder)`, and the reader in engines/weights/ that `bundled` means.
+
+A module with `OPTIONS` takes one of them, which stands behind a # in the model's name, as `open_engine`'s second argument.
+"""
 BUNDLED = "bundled"
 
 
@@ -44,17 +48,29 @@ class LocalBackend:
         """Have the checkpoint on this machine and read all of it but the weights. UsageError or MissingExtra where that cannot be done."""
         if self._opened is not None:
             return
-        module, reader = ENGINES[self._prefix]
+        path, reader = ENGINES[self._prefix]
         try:
-            checkpoint = open_checkpoint(bundled(reader) if self._name == BUNDLED else self._name)
-            engine: Engine = importlib.import_module(module).open_engine(checkpoint.folder)
+            module = importlib.import_module(path)
+            name, option = self._name_and_option(getattr(module, "OPTIONS", ()))
+            checkpoint = open_checkpoint(bundled(reader) if name == BUNDLED else name)
+            engine: Engine = module.open_engine(checkpoint.folder, *option)
             chat = Chat(checkpoint.folder, raw=self._raw)
             checkpoint.fetch_weights()
         except ImportError as error:
             raise MissingExtra(str(error.name or error), "local", f"the model '{self._prefix}/{self._name}'") from None
         except EngineError as error:
             raise self._error(error) from None
+        checkpoint = replace(checkpoint, served="#".join((checkpoint.served, *option)))
         self._opened, self.notes = (checkpoint, chat, engine), tuple(chat.notes)
+
+    def _name_and_option(self, known: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """The model's name and what stands behind its #, for engines that have options; UsageError for an unknown one."""
+        name, mark, option = self._name.rpartition("#")
+        if not mark or not known:
+            return self._name, ()
+        if option not in known:
+            raise UsageError(f"model '{self._prefix}/{self._name}': unknown option {option!r}; {did_you_mean(option, known)}")
+        return name, (option,)
 
     @property
     def window_tokens(self) -> int | None:
@@ -101,7 +117,7 @@ class LocalBackend:
         try:
             messages = prompt.messages()
             generation = engine.generate(
-                chat.ids(messages),
+                chat.ids(messages, border=_context_end(prompt) if engine.border_after_context else 0),
                 prompt.sampling.max_output_tokens,
                 stop_ids=chat.stop_ids | engine.stop_ids,
                 sampling=_sampling(prompt, messages),
@@ -129,6 +145,12 @@ class LocalBackend:
 
 class _LeftError(BaseException):
     """Nobody waits for the answer any more. No Exception, so that no engine takes it for trouble of its own."""
+
+
+def _context_end(prompt: Prompt) -> int:
+    """How many characters of the user's message stand in front of what follows the context; 0 without a context."""
+    before, _ = around_context(prompt.layout, prompt.question, "")
+    return len(before) + len(prompt.context) if prompt.context else 0
 
 
 def _measured(generation: Generation) -> dict[str, float]:

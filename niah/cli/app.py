@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from niah import __version__
-from niah.cli import haystacks, models, needles, reports, sweeps
+from niah.cli import haystacks, models, needles, reports, sweeps, train
 
 app = typer.Typer(
     name="niah",
@@ -39,3 +39,4 @@ app.command()(reports.report)
 app.command()(reports.rescore)
 app.add_typer(haystacks.app, name="haystack")
 app.add_typer(needles.app, name="needles")
+app.add_typer(train.app, name="train")

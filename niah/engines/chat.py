@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niah.engines import EngineError
+from niah.engines import BORDER, EngineError
 from niah.engines.checkpoint import first_line, quiet
 
 _PIECE_CHARACTERS = 1 << 16
@@ -61,16 +61,24 @@ class Chat:
         self._markers = None if self.raw else _markers(self._tokenizer)
         self.stop_ids = self._ends()
 
-    def ids(self, messages: Sequence[Mapping[str, str]]) -> Iterator[list[int]]:
+    def ids(self, messages: Sequence[Mapping[str, str]], *, border: int = 0) -> Iterator[Sequence[int]]:
         """The tokens of messages with `role` and `content`, in pieces; a last one of the assistant's is a begun answer, to be gone on with.
 
+        With `border`, a `BORDER` stands behind so many characters of the user's message, and what follows is encoded apart.
         EngineError (prompt) where the template does not take them.
         """
+        if not border:
+            yield from self._ids(messages)
+            return
+        edge = _unused(messages)
+        parted = [_with_edge(message, border, edge) if message["role"] == "user" else message for message in messages]
+        yield from self._ids(parted, edge)
+
+    def _ids(self, messages: Sequence[Mapping[str, str]], edge: str = "") -> Iterator[Sequence[int]]:
         if self.raw:
             yield self._lead()
             text = "\n\n".join(message["content"] for message in messages)
-            for piece in self._pieces(text):
-                yield self._encode_text(piece)
+            yield from self._encoded(text, edge, self._encode_text)
             return
         found = self._markers.findall("\n".join(message["content"] for message in messages)) if self._markers else []
         stand_in = _unused(messages) if found else ""
@@ -81,8 +89,14 @@ class Chat:
         for number, part in enumerate(parts):
             if number:
                 yield self._encode_text(found[number - 1])
+            yield from self._encoded(part, edge, self._encode)
+
+    def _encoded(self, text: str, edge: str, encode: Callable[[str], list[int]]) -> Iterator[Sequence[int]]:
+        for number, part in enumerate(text.split(edge) if edge else [text]):
+            if number:
+                yield BORDER
             for piece in self._pieces(part):
-                yield self._encode(piece)
+                yield encode(piece)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
@@ -183,6 +197,11 @@ def _markers(tokenizer: Any) -> re.Pattern[str] | None:
     contents = {str(token.content) for token in tokens if token.content.strip() and (token.special or token.content in template)}
     longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _with_edge(message: Mapping[str, str], border: int, edge: str) -> dict[str, str]:
+    content = message["content"]
+    return {**message, "content": content[:border] + edge + content[border:]}
 
 
 def _unused(messages: Sequence[Mapping[str, str]]) -> str:

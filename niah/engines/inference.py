@@ -1,8 +1,8 @@
-"""What engines over torch have in common: how a token is chosen, in which precision weights are used, what running out of memory looks like."""
+"""What engines over torch have in common: choosing a token, the precision of weights, what running out of memory looks like."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def usable(own: Any, device: str) -> Any:
 
 
 @contextmanager
-def within_memory(device: str) -> Iterator[None]:
+def within_memory(device: str) -> Generator[None]:
     """EngineError (memory) in place of whatever says that there is not enough of it."""
     import torch
 

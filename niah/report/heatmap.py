@@ -55,7 +55,7 @@ class _Sizes:
 
 def draw(panels: Sequence[Panel], path_stem: Path, *, title: str = "", facts: Sequence[str] = ()) -> list[Path]:
     """Writes `path_stem`.png and .svg and returns their paths. The title of a single panel is that of the figure."""
-    with _style():
+    with drawn_alike():
         picture = figure(panels, title=title, facts=facts)
         paths = [path_stem.with_name(f"{path_stem.name}.{kind}") for kind in ("png", "svg")]
         picture.savefig(paths[0], dpi=DPI, metadata={"Software": None})
@@ -67,7 +67,7 @@ def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (
     """The figure of `draw`, not yet written."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with drawn_alike():
         panels, facts = [_clean(panel) for panel in panels], [printable(fact) for fact in facts]
         notes: Sequence[str] = ()
         if len(panels) == 1:
@@ -318,7 +318,7 @@ def _clean(panel: Panel) -> Panel:
 
 
 @contextmanager
-def _style() -> Generator[None, None, None]:
+def drawn_alike() -> Generator[None, None, None]:
     """matplotlib's own defaults, text kept as text in SVG, names in it that are the same each time."""
     from matplotlib import style
 

@@ -7,7 +7,7 @@ q and k, rescaled rotations.
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,11 +58,19 @@ def is_convertible(name: str) -> bool:
     return _config(_opened(name)).model_type in FAMILY
 
 
-def converted(name: str, *, segment_tokens: int = 2048, rule: Rule = "linear", gate: float = -4.0) -> tuple[InfiniModel, Template]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What a checkpoint's attention becomes: the paper's, every head of which begins with sigmoid(`gate`) of its output from memory."""
+
+    segment_tokens: int = 2048
+    rule: Rule = "linear"
+    gate: float = -4.0
+
+
+def converted(name: str, conversion: Conversion) -> tuple[InfiniModel, Template]:
     """The checkpoint in a folder or on the hub as an Infini-attention model in float32, and its way to write episodes.
 
-    Every head begins with sigmoid(`gate`) of its output from memory, where memory holds anything. UsageError for another architecture,
-    for traits that cannot be kept, and for weights that do not fit.
+    UsageError for another architecture, for traits that cannot be kept, and for weights that do not fit.
     """
     checkpoint = _opened(name)
     config = _config(checkpoint)
@@ -74,8 +82,7 @@ def converted(name: str, *, segment_tokens: int = 2048, rule: Rule = "linear", g
         source: Any = quiet().AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32, local_files_only=True)
     except Exception as error:  # of many libraries
         raise UsageError(f"the weights of {name} cannot be read: {first_line(error)}") from None
-    frequencies = _frequencies(name, config, source.model.rotary_emb, segment_tokens)
-    model = InfiniModel(model_config(name, config, source, segment_tokens=segment_tokens, rule=rule, gate=gate, frequencies=frequencies))
+    model = InfiniModel(_model_config(name, source, conversion))
     weights = _renamed(source.state_dict(), tied=model.config.tied_embeddings)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or any(not key.endswith("attention.beta") for key in missing):
@@ -83,10 +90,9 @@ def converted(name: str, *, segment_tokens: int = 2048, rule: Rule = "linear", g
     return model, script
 
 
-def model_config(
-    name: str, config: Any, source: nn.Module, *, segment_tokens: int, rule: Rule, gate: float, frequencies: tuple[float, ...]
-) -> ModelConfig:
+def _model_config(name: str, source: Any, conversion: Conversion) -> ModelConfig:
     """The configuration that keeps what the checkpoint's config.json and weights say. UsageError for what cannot be kept."""
+    config, segment_tokens = source.config, conversion.segment_tokens
     keys = source.state_dict().keys()
     if config.hidden_act not in ("silu", "swish"):
         raise UsageError(f"{name} has the activation {config.hidden_act}: niah converts models with silu")
@@ -100,8 +106,9 @@ def model_config(
     heads = int(config.num_attention_heads)
     layer = InfiniConfig(
         d_model=config.hidden_size, heads=heads, kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads, segment_tokens=segment_tokens, rule=rule,
-        beta=(gate,) * heads, rope_frequencies=frequencies, norm_epsilon=config.rms_norm_eps,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads, segment_tokens=segment_tokens,
+        rule=conversion.rule, beta=(conversion.gate,) * heads, norm_epsilon=config.rms_norm_eps,
+        rope_frequencies=_frequencies(name, config, source.model.rotary_emb, segment_tokens),
         attention_bias=any(key.endswith("q_proj.bias") for key in keys), value_bias=any(key.endswith("v_proj.bias") for key in keys),
         output_bias=any(key.endswith("o_proj.bias") for key in keys), query_key_norm=any(key.endswith("q_norm.weight") for key in keys),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from niah import sentences
+from niah.errors import CorpusTooShort
 from niah.task.corpus import Corpus
 
 _KINDS = ("documents", "shuffled", "repeated", "scrambled", "random")
@@ -31,7 +32,13 @@ class Noise:
             # Evaluation reads an unlimited corpus from its beginning; training takes documents that no sweep comes to.
             numbers = range(corpus.size) if corpus.size is not None else range(builtin_from, builtin_from + _BUILTIN_DOCUMENTS)
             documents = [_split(corpus.document(number).text) for number in numbers if (number % 10 == 9) == held_out]
-            self._sources.append([document for document in documents if len(document) > 2])
+            documents = [document for document in documents if len(document) > 2]
+            if documents:
+                self._sources.append(documents)
+            elif not held_out:
+                raise CorpusTooShort(f"corpus {corpus.name!r}: none of its documents has three sentences to train with")
+        if not self._sources:
+            raise CorpusTooShort("no document is left to measure with: a corpus needs ten or more, one in ten of which is held out")
         self._words = sorted({word for source in self._sources for document in source[:60] for s in document[:200] for word in s.split()})
 
     def draw(self, rng: random.Random, tokens: int, kind: str | None = None) -> list[Piece]:

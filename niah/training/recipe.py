@@ -61,7 +61,6 @@ class Recipe(_Strict):
     adam_learning_rate: Rate = 0.001
     gate_learning_rate: Rate = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
-    reach_tokens: Count = 131072
     model: dict[str, Any] = {}
     """Sizes, as `LlamaShape`, `reader_config` or `converted` take them."""
     stages: Annotated[list[Stage], Field(min_length=1)]

@@ -7,6 +7,8 @@ starts out divided into parts, and the first heads start out with one task each:
     C  content of the last 40 tokens, rare ones most  S  how my sentence begins: B of its third token
     E  ends a sentence                                E3 the token three places back did
 
+The first token of all holds no code: a head that finds nothing looks there and adds nothing.
+
     layer 0  three heads look back 1, 2 and 3 tokens (B, E3), one averages a window (C)
     layer 1  one head keeps the question's content at hand (C), one looks at the beginning of its sentence (S)
     layer 2  two heads look for the place whose content is most like the question's, and take its C and S
@@ -25,9 +27,10 @@ from torch import Tensor
 from niah.training.llama import Attention, Layer, Llama
 
 I_PART, B_PART, C_PART, S_PART = slice(0, 96), slice(96, 160), slice(160, 244), slice(244, 308)
-E_AT, E3_AT = 308, 309
+E_AT, E3_AT, BOS_AT = 308, 309, 310
 _CONTENT = 84
 _FREE_BELOW = 1.2e-5  # radians a token: such pairs turn by a third of a radian in 32,768 tokens, and carry content
+SINK = 12.0
 _BOS, _ASSISTANT = 8184, 8189
 
 
@@ -61,8 +64,6 @@ class _Codes:
 
     def __init__(self, model: Llama, counts: Tensor, boundary: Tensor, asking: Tensor, random: torch.Generator):
         code = unit(torch.randn(len(counts), 96, generator=random))
-        self.boundary = unit(torch.randn(96, generator=random))
-        code[boundary] = unit(0.7 * self.boundary + 0.7 * code[boundary])
         self.question = unit(torch.randn(_CONTENT, generator=random))
         content = torch.randn(len(counts), _CONTENT, generator=random)
         content -= torch.outer(content @ self.question, self.question)
@@ -71,9 +72,10 @@ class _Codes:
         embedding[:, C_PART] = 0.3 * rarities(counts)[:, None] * unit(content)
         embedding[asking, C_PART] = 0.5 * self.question
         embedding[boundary, E_AT] = 1.0
-        embedding[_BOS, E_AT] = 0.0
+        embedding[_BOS] = 0.0
+        embedding[_BOS, BOS_AT] = 1.0
         model.embed_tokens.weight.copy_(embedding)
-        self.bos, self.assistant = code[_BOS], code[_ASSISTANT]
+        self.assistant = code[_ASSISTANT]
 
 
 def rarities(counts: Tensor) -> Tensor:
@@ -145,7 +147,8 @@ def _mark(attention: Attention, codes: _Codes) -> None:
     question.near(0.0066, 8e-5, 1.0)
     at = question.free[0]
     question.q_bias[at] = question.scale * 5
-    question.k[at, I_PART] = (codes.assistant * 8 + codes.bos * 2.5) * question.scale / factor
+    question.k[at, I_PART] = codes.assistant * 8 * question.scale / factor
+    question.k[at, BOS_AT] = 1.0 * question.scale / factor
     question.v[:_CONTENT, C_PART] = torch.eye(_CONTENT) / factor * 2
     question.o[C_PART, :_CONTENT] = torch.eye(_CONTENT)
     start.near(0.03, 8e-5, 3.0)
@@ -175,7 +178,7 @@ def _retrieve(attention: Attention, codes: _Codes) -> None:
 def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, random: torch.Generator) -> None:
     factor = 5.0
     heads = _heads(attention)
-    for head, (grams, place) in zip(heads[:2], ((14.0, 1.5), (14.0, 0.5)), strict=True):
+    for head, (grams, place) in zip(heads[:2], ((26.0, 1.5), (26.0, 0.5)), strict=True):
         head.near(0.03, 0.005, -2.0)
         grams_at, place_at = head.free[:64], head.free[64:]
         by_grams, by_place = math.sqrt(grams) * head.scale / factor, math.sqrt(place) * head.scale / factor
@@ -186,10 +189,16 @@ def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, rand
         head.q[place_at, C_PART] = address * by_place
         head.k[place_at, C_PART] = address * by_place
         head.v[:96, I_PART] = torch.eye(96) / factor
-        head.o[I_PART, :96] = torch.eye(96) * 5
-    begin = heads[2]
+        head.o[I_PART, :96] = torch.eye(96) * 10
+        # Less than two tokens in common: nothing is copied.
+        head.q_bias[grams_at[0]] = head.scale * 2
+        head.k[grams_at[0], BOS_AT] = SINK * head.scale / 2 / 17.9
+    begin, own = heads[2:]
     begin.near(1.0, 3e-5, 3.0)
     begin.v[:64, S_PART] = torch.eye(64) / factor
     second = turn @ entry
     first = turn @ second
-    begin.o[I_PART, :64] = 5.0 * first.T + 2.0 * second.T
+    begin.o[I_PART, :64] = 3.0 * first.T + 1.5 * second.T
+    own.near(1.0, 3e-5, 3.0)
+    own.v[:96, I_PART] = torch.eye(96) / factor
+    own.o[I_PART, :96] = torch.eye(96) * -3  # so that the second token follows the first

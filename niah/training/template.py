@@ -11,7 +11,7 @@ from niah.errors import UsageError
 from niah.training.episodes import Episode, Talk, answer_weights
 from niah.training.noise import Piece
 
-_FIRST, _ANSWER, _SECOND = "niah-first", "niah-answer", "niah-second"
+_FIRST, _ANSWER, _SECOND, _BEGUN = "niah-first", "niah-answer", "niah-second", "niah-begun"
 
 
 class Template:
@@ -33,7 +33,11 @@ class Template:
         self.raw = not self._tokenizer.chat_template
         self.pad = int(self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._tokenizer.eos_token_id)
         self._takes_system = self.raw or self._knows_system()
-        self._between, self._begin = self._around_answers()
+        self._between, self._begin, self._begin_with_cue = self._around_answers()
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer and its chat template into a checkpoint's folder."""
+        self._tokenizer.save_pretrained(folder)
 
     def count(self, text: str) -> int:
         return len(self._ids(text))
@@ -89,25 +93,26 @@ class Template:
 
     def _frame(self, talk: Talk) -> tuple[str, str, list[tuple[str, str]]]:
         """In front of the text, behind it, and each turn: what comes before its answer, the answer."""
-        before = self._prompt(talk.system, f"{talk.opening}{_FIRST}{talk.turns[0].asked}")
+        before = self._prompt(talk.system, f"{talk.opening}{_FIRST}{talk.turns[0].asked}", begun=talk.turns[0].begun)
         head, _, closing = before.partition(_FIRST)
         behind: list[tuple[str, str]] = []
         for number, turn in enumerate(talk.turns):
-            asked = (turn.asked + self._begin if number else "") + turn.begun
-            behind.append((asked, f" {turn.answer}" if turn.begun else turn.answer))
+            asked = turn.asked + (self._begin_with_cue + turn.begun if turn.begun else self._begin)
+            behind.append((asked if number else "", f" {turn.answer}" if turn.begun or self.raw else turn.answer))
         return head, closing, behind
 
-    def _prompt(self, system: str | None, user: str, *turns: str) -> str:
-        """A prompt as rendered, up to the beginning of an answer; the messages are the user's and the assistant's by turns."""
+    def _prompt(self, system: str | None, user: str, *turns: str, begun: str = "") -> str:
+        """A prompt as rendered, up to an answer, with what that begins with; the messages are the user's and the assistant's by turns."""
         if system is not None and not self._takes_system:
             system, user = None, f"{system}\n\n{user}"
-        contents = [user, *turns]
+        contents = [user, *turns, *([begun] if begun else [])]
         if self.raw:
             texts = [*([] if system is None else [system]), *contents]
-            return "\n\n".join(texts) + "\n\n"
+            return "\n\n".join(texts)
         messages = [{"role": "user" if number % 2 == 0 else "assistant", "content": content} for number, content in enumerate(contents)]
         messages = messages if system is None else [{"role": "system", "content": system}, *messages]
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        how = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **how))
 
     def _knows_system(self) -> bool:
         try:
@@ -116,16 +121,19 @@ class Template:
         except Exception:  # templates are programs: they raise what they like
             return False
 
-    def _around_answers(self) -> tuple[str, str]:
-        """What stands between an answer and the next question, its end first, and between a question and its answer."""
+    def _around_answers(self) -> tuple[str, str, str]:
+        """What stands between an answer and the next question, its end first; between a question and its answer; there with a cue."""
         if self.raw:
-            return f"{self._tokenizer.eos_token}\n\n", "\n\n"
-        rendered = self._prompt(None, _FIRST, _ANSWER, _SECOND)
-        _, _, rest = rendered.partition(_ANSWER)
+            return f"{self._tokenizer.eos_token}\n\n", "", "\n\n"
+        try:
+            _, _, rest = self._prompt(None, _FIRST, _ANSWER, _SECOND).partition(_ANSWER)
+            cued = self._prompt(None, _FIRST, _ANSWER, _SECOND, begun=_BEGUN)
+        except Exception as error:  # as below
+            raise UsageError(f"the checkpoint's chat template cannot be used: {first_line(error)}") from None
         between, found, begin = rest.partition(_SECOND)
-        if not found:
+        if not found or _FIRST not in cued or not cued.endswith(_BEGUN):
             raise UsageError("the checkpoint's chat template does not write messages as they are: niah cannot train with it")
-        return between, begin
+        return between, begin, cued.rpartition(_SECOND)[2].removesuffix(_BEGUN)
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from niah.engines.checkpoint import first_line
 from niah.errors import IncompleteError, UsageError
 from niah.training import log
 from niah.training.batches import Marks, grade
@@ -24,6 +25,7 @@ from niah.training.recipe import Recipe, Stage
 
 SAVE_SECONDS = 120.0
 EVALUATE_STEPS = 100
+HELD_OUT_EPISODES = 60
 LOG_STEPS = 5
 RECENT = 30
 
@@ -31,7 +33,8 @@ RECENT = 30
 class Reader(Protocol):
     """A model under training: the logits [A, vocabulary] of a batch's answer tokens, and extra losses by name."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> Any:
         """A `Batch` or `TurnBatch`; with `rng`, positions and whatever else may vary in training are drawn."""
@@ -138,7 +141,7 @@ class Trainer:
                 tokens=tokens, needles=(1, 1), near_misses=0, real_sentences=0, random_sentences=0, noise="documents", cue_off=0,
                 question_first=first,
             )  # fmt: skip
-            row[name] = self._recall([self.held_out.episode(rng, shape) for _ in range(60)], tokens)
+            row[name] = self._recall([self.held_out.episode(rng, shape) for _ in range(HELD_OUT_EPISODES)], tokens)
         mean = sum(row.values()) / len(row)
         if mean > self.best:
             self.best = mean
@@ -187,8 +190,8 @@ class Trainer:
                 optimiser.load_state_dict(saved)
             self.step, self.tokens, self.stage, self.stage_tokens, self.best = state["counts"]
             self.recent.extend(state["recent"])
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise UsageError(f"{path} does not fit this training ({str(error).splitlines()[0]}): give another --out") from None
+        except (RuntimeError, ValueError, TypeError, LookupError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise UsageError(f"{path} does not fit this training ({first_line(error)}): give another --out") from None
         log.cut(self.folder / "log.jsonl", self.step)
         return True
 

@@ -91,7 +91,7 @@ def test_a_base_models_answer_ends_at_the_cap(tiny: Path):
 class Failing:
     """An engine that only says no."""
 
-    window_tokens, stop_ids, device = None, frozenset[int](), "cpu"
+    window_tokens, stop_ids, device, border_after_context = None, frozenset[int](), "cpu", False
 
     def __init__(self, kind: Any):
         self._kind = kind

@@ -349,6 +349,46 @@ def test_an_older_state_stays_good(name: str):
     assert torch.equal(first, again) and torch.equal(first, from_copy)
 
 
+# --- a text that is only to be remembered, and its end
+
+
+@settings(max_examples=30, deadline=None)
+@given(name=st.sampled_from(sorted(OPTIONS)), cuts=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+def test_what_is_absorbed_is_remembered_as_what_is_read(name: str, cuts: list[int]):
+    module = layer(**OPTIONS[name])
+    read: InfiniState | None = None
+    absorbed: InfiniState | None = None
+    with torch.no_grad():
+        for seed, tokens in enumerate(cuts):
+            _, read = module(text(tokens, seed=seed), read)
+            absorbed = module.absorb(text(tokens, seed=seed), absorbed)
+    assert read is not None and absorbed is not None
+    both: list[list[Tensor]] = [[], []]
+    for state, into in zip((read, absorbed), both, strict=True):
+        state.each(lambda tensor, into=into: into.append(tensor) or tensor)
+    assert len(both[0]) == len(both[1]) and all(map(torch.equal, *both))
+    assert read.tokens == absorbed.tokens == sum(cuts)
+
+
+@pytest.mark.parametrize("tokens", [3, 5, 13])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_segment_that_is_closed_early_is_one_padded_without_weight(name: str, tokens: int):
+    """So training pads its texts; what follows begins a new segment, in front of which the convolution sees nothing."""
+    module, x, question = layer(**OPTIONS[name]), text(tokens), text(4, seed=7)
+    padded = -(-tokens // 5) * 5
+    weight = torch.ones(1, padded, dtype=torch.float64)
+    weight[:, tokens:] = 0
+    with torch.no_grad():
+        _, state = module(torch.cat([x, text(padded - tokens, seed=8)], dim=1), write_weight=weight)
+        _, streamed = module(x)
+        closed = module.close_segment(streamed)
+        assert close(closed.memory.matrix, state.memory.matrix) and close(closed.memory.normaliser, state.memory.normaliser)
+        assert not closed.keys.shape[1] and closed.tokens == tokens and closed.tail.abs().sum() == 0
+        assert close(module(question, closed)[0], module(question, state.new_segment())[0])
+        assert not close(module(question, closed)[0], module(question, closed.without_memory())[0])
+        assert close(module(question, closed.without_memory())[0], module(question)[0])
+
+
 # --- bad input
 
 

@@ -101,3 +101,41 @@ def test_one_fact_among_a_million_faint_tokens():
     share = float(1e6 * filler[0, 0] / (fact[0, 0] + 1e6 * filler[0, 0]))
     assert known.all() and share < 0.2
     assert torch.allclose(read.flatten(), ((1 - share) * VALUE + share * OTHER).float(), rtol=1e-4, atol=1e-4)
+
+
+# --- frozen projections follow from a seed
+
+
+def softmax(**options: Any) -> FeatureMap:
+    return FeatureMap(config(feature_map="softmax", feature_count=32, **options))
+
+
+def test_a_frozen_projection_follows_from_its_seed_alone():
+    torch.manual_seed(1)
+    first = softmax()
+    torch.manual_seed(2)
+    assert torch.equal(first.projection, softmax().projection)
+    assert not torch.equal(first.projection, softmax(feature_seed=1).projection)
+    assert torch.allclose(softmax(feature_scale=3.0).projection, 3 * first.projection)
+    assert first.state_dict() == {} and [*first.parameters()] == []
+    assert [name for name, _ in softmax(feature_frozen=False).named_parameters()] == ["projection"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_stored_projection_of_the_same_seed_changes_nothing(dtype: torch.dtype):
+    features = softmax()
+    drawn = features.projection.clone()
+    features.load_state_dict({"projection": drawn.to(dtype)})
+    assert torch.equal(features.projection, drawn) and features.state_dict() == {}
+
+
+def test_another_projection_is_kept_and_saved_again():
+    other = softmax(feature_seed=5).projection
+    features = softmax()
+    features.load_state_dict({"projection": other})
+    assert torch.equal(features.projection, other)
+    again = softmax()
+    again.load_state_dict(features.state_dict())
+    assert torch.equal(again.projection, other)
+    with pytest.raises(RuntimeError, match="projection"):
+        softmax().load_state_dict({"projection": other[:, :4]})
