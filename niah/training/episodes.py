@@ -8,7 +8,7 @@ The tokens of an answer carry weight in the loss, nothing else does.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -209,7 +209,13 @@ def _encoder() -> Callable[[str], list[int]]:
 
 
 class Niah8k:
-    """The script of the bundled readers (see the top of this file)."""
+    """The script of the bundled readers (see the top of this file).
+
+    `border`: what follows the text is encoded apart, as for a reader that closes its segment there.
+    """
+
+    def __init__(self, *, border: bool = False):
+        self._border = border
 
     def count(self, text: str) -> int:
         return len(_encoder()(text))
@@ -221,10 +227,13 @@ class Niah8k:
     def episode(self, talk: Talk, pieces: Sequence[Piece], tokens: int) -> Episode:
         head, turns = self._around(talk)
         ids, needle = list(head), [-1] * len(head)
-        for number, piece in enumerate(pieces):
-            new = _encoder()(piece.text if number else piece.text.lstrip())
+        joined = not self._border and talk.turns[0].asked.startswith("\n\n")
+        for text, number in _whole_tokens(pieces, "\n\n" if joined else ""):
+            new = _encoder()(text)
             ids += new
-            needle += [-1 if piece.needle is None else piece.needle] * len(new)
+            needle += [-1 if number is None else number] * len(new)
+        if joined:
+            turns[0] = (_encoder()(talk.turns[0].asked[2:]) + turns[0][0][len(_encoder()(talk.turns[0].asked)) :], turns[0][1])
         context = len(head), len(ids)
         weights = [0.0] * len(ids)
         spans: list[tuple[int, int, int]] = []
@@ -247,6 +256,15 @@ class Niah8k:
             asked = [*([USER] if turns else []), *encode(turn.asked), END, ASSISTANT, *encode(turn.begun)]
             turns.append((asked, [*encode(" " + turn.answer), END]))
         return head, turns
+
+
+def _whole_tokens(pieces: Sequence[Piece], end: str) -> Iterator[tuple[str, int | None]]:
+    """The pieces cut where no token crosses: line breaks join the full stop before them in one token, so they go with it."""
+    for number, piece in enumerate(pieces):
+        text = piece.text.lstrip("\n") if number else piece.text.lstrip()
+        after = pieces[number + 1].text if number + 1 < len(pieces) else end
+        breaks = after[: len(after) - len(after.lstrip("\n"))]
+        yield text + breaks, piece.needle
 
 
 def answer_weights(tokens: int) -> list[float]:

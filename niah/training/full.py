@@ -49,11 +49,16 @@ def token_counts(noise: Noise, seed: int, sentences: int = 20_000) -> Tensor:
     return counts
 
 
+_ASKING = frozenset(
+    [*b"What Which Who Whose Whom How When Where Why Tell Name".split(), b" What", b" Which", b" Who", b" Whose", b" How", b" Why"]
+)
+
+
 def token_classes() -> tuple[Tensor, Tensor]:
-    """Which tokens end a sentence or begin a turn, and which hold a question mark: two masks [vocabulary]."""
+    """Which tokens end a sentence or begin a turn, and which tell a question (its mark, or how it begins): two masks [vocabulary]."""
     decode = niah_8k_encoding().decode_single_token_bytes
     texts = [decode(token) for token in range(NIAH_8K_RANKS)]
     ends = [text.strip(b" \"')")[-1:] in (b".", b"?", b"!", b":") or b"\n" in text for text in texts]
     ends += [token in (BOS, EOS, USER, USER + 1, END) for token in range(NIAH_8K_RANKS, 8192)]
-    asks = [b"?" in text for text in texts] + [False] * (8192 - NIAH_8K_RANKS)
+    asks = [b"?" in text or text in _ASKING for text in texts] + [False] * (8192 - NIAH_8K_RANKS)
     return torch.tensor(ends), torch.tensor(asks)

@@ -20,16 +20,24 @@ from niah.training.noise import Noise
 D_MODEL, HEADS, HEAD_DIM, MLP = 320, 4, 96, 256
 
 
-def reader_config(segment_tokens: int = 512, features: int = 1024) -> ModelConfig:
+def reader_config(segment_tokens: int = 512, features: int = 2048) -> ModelConfig:
     """Four layers: two that only look around (their gates begin closed), one that files words, one that files n-grams."""
     common: dict[str, Any] = {
         "d_model": D_MODEL, "heads": HEADS, "head_dim": HEAD_DIM, "segment_tokens": segment_tokens, "rope_theta": 1e6,
         "attention_bias": True, "conv_width": 4, "write_gate": True, "write_gate_bias": 2.0,
     }  # fmt: skip
     local = InfiniConfig(**common, beta=(-6.0,) * HEADS)
-    words = InfiniConfig(**common, beta=(5.0, 5.0, -6.0, -6.0), feature_map="softmax", feature_count=features, feature_scale=8.0)
+    words = InfiniConfig(
+        **common, beta=(5.0, 5.0, -6.0, -6.0), feature_map="softmax", feature_count=features, feature_scale=8.0, feature_seed=1
+    )
     grams = InfiniConfig(
-        **common, beta=(-6.0, 5.0, 5.0, 5.0), feature_map="softmax", feature_count=features, feature_scale=8.0, read_norm=True
+        **common,
+        beta=(-6.0, 5.0, 5.0, 5.0),
+        feature_map="softmax",
+        feature_count=features,
+        feature_scale=8.0,
+        feature_seed=2,
+        read_norm=True,
     )
     return ModelConfig(vocabulary=8192, d_model=D_MODEL, mlp=MLP, layers=(local, local, words, grams), end_tokens=(END,))
 

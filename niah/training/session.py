@@ -18,7 +18,7 @@ from niah.engines.infini.checkpoint import save_checkpoint
 from niah.errors import UsageError
 from niah.task.corpus import Corpus, open_corpus
 from niah.training.convert import Conversion, ConvertedReader, converted, is_convertible
-from niah.training.episodes import Maker, Script
+from niah.training.episodes import Maker, Niah8k, Script
 from niah.training.frames import FrameNeedles
 from niah.training.full import FullReader
 from niah.training.infini import InfiniReader, reader_config
@@ -147,7 +147,7 @@ def _reader(recipe: Recipe, init: str | None, noise: Noise) -> tuple[Reader, Scr
         if recipe.reader == "full":
             return FullReader(LlamaShape(**recipe.model), noise, recipe.seed), None
         if recipe.reader == "infini":
-            return InfiniReader(reader_config(**recipe.model), noise, recipe.seed), None
+            return InfiniReader(reader_config(**recipe.model), noise, recipe.seed), Niah8k(border=True)
         conversion = Conversion(**recipe.model)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the recipe's [model]: {str(error).partition('() ')[2] or error}") from None

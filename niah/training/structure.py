@@ -151,9 +151,9 @@ def _mark(attention: Attention, codes: _Codes) -> None:
     question.k[at, BOS_AT] = 1.0 * question.scale / factor
     question.v[:_CONTENT, C_PART] = torch.eye(_CONTENT) / factor * 2
     question.o[C_PART, :_CONTENT] = torch.eye(_CONTENT)
-    start.near(0.03, 8e-5, 3.0)
+    start.near(0.04, 8e-5, 5.0)
     start.q_bias[at] = start.scale * 5
-    start.k[at, E3_AT] = 5.0 * start.scale / factor
+    start.k[at, E3_AT] = 3.0 * start.scale / factor
     start.v[:64, B_PART] = torch.eye(64) / factor
     start.o[S_PART, :64] = torch.eye(64)
 
@@ -171,14 +171,14 @@ def _retrieve(attention: Attention, codes: _Codes) -> None:
         head.k[free, C_PART] = like + along * head.scale * 6 / factor
         head.v[:64, S_PART] = torch.eye(64) / factor
         head.v[64:, C_PART] = torch.eye(_CONTENT)[: head.v.shape[0] - 64] / factor
-        head.o[S_PART, :64] = torch.eye(64) * 1.5
+        head.o[S_PART, :64] = torch.eye(64) * 3.0
         head.o[C_PART, 64:] = torch.eye(_CONTENT)[:, : head.v.shape[0] - 64] * 0.5
 
 
 def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, random: torch.Generator) -> None:
     factor = 5.0
     heads = _heads(attention)
-    for head, (grams, place) in zip(heads[:2], ((26.0, 1.5), (26.0, 0.5)), strict=True):
+    for head, (grams, place) in zip(heads[:2], ((40.0, 1.5), (40.0, 0.5)), strict=True):
         head.near(0.03, 0.005, -2.0)
         grams_at, place_at = head.free[:64], head.free[64:]
         by_grams, by_place = math.sqrt(grams) * head.scale / factor, math.sqrt(place) * head.scale / factor
@@ -189,7 +189,7 @@ def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, rand
         head.q[place_at, C_PART] = address * by_place
         head.k[place_at, C_PART] = address * by_place
         head.v[:96, I_PART] = torch.eye(96) / factor
-        head.o[I_PART, :96] = torch.eye(96) * 10
+        head.o[I_PART, :96] = torch.eye(96) * 14
         # Less than two tokens in common: nothing is copied.
         head.q_bias[grams_at[0]] = head.scale * 2
         head.k[grams_at[0], BOS_AT] = SINK * head.scale / 2 / 17.9
@@ -198,7 +198,7 @@ def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, rand
     begin.v[:64, S_PART] = torch.eye(64) / factor
     second = turn @ entry
     first = turn @ second
-    begin.o[I_PART, :64] = 3.0 * first.T + 1.5 * second.T
+    begin.o[I_PART, :64] = 1.5 * first.T + 0.8 * second.T
     own.near(1.0, 3e-5, 3.0)
     own.v[:96, I_PART] = torch.eye(96) / factor
     own.o[I_PART, :96] = torch.eye(96) * -3  # so that the second token follows the first
