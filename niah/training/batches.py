@@ -16,7 +16,7 @@ class Batch:
     """`ids`, `positions` and `needle` (number of the needle, -1 filler, -2 no part of the text) are [B, T].
 
     `at` [A] are flat indices of the hidden states that predict an answer token, `target`, `weight`, `answer` [A] belong to them:
-    the token, its weight in the loss, the number of its answer.
+    the token, its weight in the loss, the number of its answer. `row` and `asked` [answers] are an answer's row and needle.
     """
 
     ids: Tensor
@@ -26,6 +26,8 @@ class Batch:
     target: Tensor
     weight: Tensor
     answer: Tensor
+    row: Tensor
+    asked: Tensor
 
     @property
     def tokens(self) -> int:
@@ -44,12 +46,14 @@ def collate(episodes: Sequence[Episode], tokens: int, *, positions: Tensor | Non
     weight: list[Tensor] = []
     answer: list[Tensor] = []
     answers = 0
+    about: list[tuple[int, int]] = []
     for row, episode in enumerate(episodes):
         size = len(episode.ids)
         ids[row, :size] = torch.from_numpy(episode.ids)
         first, last = episode.context
         needle[row, first:last] = torch.from_numpy(episode.needle[first:last])
-        for _, start, end in episode.turns:
+        for number, (_, start, end) in enumerate(episode.turns):
+            about.append((row, number))
             at.append(torch.arange(start - 1, end - 1) + row * tokens)
             target.append(torch.from_numpy(episode.ids[start:end]))
             weight.append(torch.from_numpy(episode.weights[start:end]))
@@ -57,8 +61,9 @@ def collate(episodes: Sequence[Episode], tokens: int, *, positions: Tensor | Non
             answers += 1
     if positions is None:
         positions = torch.arange(tokens)[None].expand(count, tokens)
+    rows, asked = torch.tensor(about).T
     return Batch(
-        ids=ids, positions=positions, needle=needle,
+        ids=ids, positions=positions, needle=needle, row=rows, asked=asked,
         at=torch.cat(at), target=torch.cat(target), weight=torch.cat(weight), answer=torch.cat(answer),
     )  # fmt: skip
 

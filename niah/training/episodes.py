@@ -42,7 +42,7 @@ class Episode:
     needle: NDArray[np.int64]
     context: tuple[int, int]
     turns: tuple[tuple[int, int, int], ...]
-    """Of each question: where it begins, where its answer begins, where that ends."""
+    """Of each question: where it begins, where its answer begins, where that ends. Turn i asks for needle i."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,13 +191,10 @@ def _depth(rng: random.Random) -> float:
 def _talk(rng: random.Random, shape: Shape, needles: Sequence[tuple[str, str]], *, question_first: bool) -> Talk:
     system = rng.choice(_SYSTEMS) if rng.random() < 0.6 else None
     mode = "off" if rng.random() < shape.cue_off else rng.choice(("user", "prefill"))
-    order = list(range(len(needles)))
-    rng.shuffle(order)
     told, begun = "\n\n" + CUE if mode == "user" else "", CUE if mode == "prefill" else ""
-    opening = "".join(needles[number][1] + "\n\n" for number in order) if question_first else ""
+    opening = "".join(question + "\n\n" for _, question in needles) if question_first else ""
     turns: list[Turn] = []
-    for number in order:
-        text, question = needles[number]
+    for text, question in needles:
         asked = told if question_first else ("" if turns else "\n\n") + question + told
         turns.append(Turn(asked, begun, text))
     return Talk(system=system, opening=opening, turns=turns)

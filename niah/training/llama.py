@@ -5,7 +5,7 @@ several times ("virtual length"), logits of the answers alone. `tests/training/t
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(shape.hidden_size, kv_width)
         self.v_proj = nn.Linear(shape.hidden_size, kv_width)
         self.o_proj = nn.Linear(width, shape.hidden_size)
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """Queries and keys [B, heads, T, head_dim] of the last forward in training, rotated: losses on attention need them."""
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = x.shape
@@ -57,6 +59,7 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        self.seen = (q, k) if self.training else None
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.heads != self.kv_heads)
         return self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
 
@@ -123,6 +126,10 @@ class Llama(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin, mask)
         return self.norm(x)
+
+    def attentions(self) -> list[Attention]:
+        """The attention of each layer."""
+        return [cast(Layer, layer).self_attn for layer in self.layers]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocabulary]."""

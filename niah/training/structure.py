@@ -19,12 +19,11 @@ Everything else starts small and random. Nothing in here knows a needle, a templ
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from niah.training.llama import Attention, Layer, Llama
+from niah.training.llama import Attention, Llama
 
 I_PART, B_PART, C_PART, S_PART = slice(0, 96), slice(96, 160), slice(160, 244), slice(244, 308)
 E_AT, E3_AT, BOS_AT = 308, 309, 310
@@ -50,7 +49,7 @@ def initialise(model: Llama, counts: Tensor, boundary: Tensor, asking: Tensor, s
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * (0.06 if "mlp" in name else 0.02))
         codes = _Codes(model, counts, boundary, asking, random)
         turn, entry = orthogonal(64, 64, random), orthogonal(64, 96, random)
-        layers = [cast(Layer, layer).self_attn for layer in model.layers]
+        layers = model.attentions()
         _look_around(layers[0], turn, entry)
         _mark(layers[1], codes)
         _retrieve(layers[2], codes)
@@ -144,7 +143,7 @@ def _look_around(attention: Attention, turn: Tensor, entry: Tensor) -> None:
 def _mark(attention: Attention, codes: _Codes) -> None:
     factor = 6.8
     question, start = _heads(attention)[:2]
-    question.near(0.0066, 8e-5, 1.0)
+    question.near(0.04, 8e-5, 6.0)
     at = question.free[0]
     question.q_bias[at] = question.scale * 5
     question.k[at, I_PART] = codes.assistant * 8 * question.scale / factor
@@ -160,7 +159,7 @@ def _mark(attention: Attention, codes: _Codes) -> None:
 
 def _retrieve(attention: Attention, codes: _Codes) -> None:
     factor = 6.0
-    for head, sharp in zip(_heads(attention)[:2], (12.0, 7.0), strict=True):
+    for head, sharp in zip(_heads(attention)[:2], (6.0, 3.0), strict=True):
         head.near(0.03, 0.005, -9.0)
         like = torch.eye(_CONTENT) * math.sqrt(sharp) * head.scale / factor
         along = torch.outer(codes.question, codes.question)

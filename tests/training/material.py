@@ -29,12 +29,14 @@ def makers() -> tuple[Maker, Maker]:
 
 
 class SmallReader(FullReader):
-    """A Llama of one layer and random weights, trained as the `full` reader is."""
+    """A Llama of random weights, of one layer if nothing is said, trained as the `full` reader is."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int = 1) -> None:
         torch.manual_seed(0)
         self.model = Llama(
-            LlamaShape(hidden_size=24, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
+            LlamaShape(
+                hidden_size=24, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2, head_dim=8
+            )
         )
         with torch.no_grad():
             self.model.embed_tokens.weight.mul_(0.05)

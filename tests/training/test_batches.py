@@ -85,7 +85,7 @@ def test_recall_counts_answers_without_any_wrong_token(wrong: list[int], exact: 
     batch = collate(episodes(3), 320)
     small = type(batch)(
         ids=batch.ids, positions=batch.positions, needle=batch.needle, at=torch.arange(6), target=torch.arange(6),
-        weight=torch.ones(6), answer=torch.tensor([0, 0, 0, 1, 1, 1]),
+        weight=torch.ones(6), answer=torch.tensor([0, 0, 0, 1, 1, 1]), row=torch.zeros(2), asked=torch.arange(2),
     )  # fmt: skip
     logits = torch.eye(6) * 9
     for number in wrong:
@@ -94,3 +94,14 @@ def test_recall_counts_answers_without_any_wrong_token(wrong: list[int], exact: 
     assert (marks.exact, marks.first, marks.answers) == (exact, first, 2)
     assert marks.token == pytest.approx(1 - len(wrong) / 6)
     assert marks.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.arange(6)).item(), rel=1e-5)
+
+
+def test_an_answer_knows_its_row_and_its_needle() -> None:
+    made = episodes(4)
+    batch = collate(made, 320)
+    assert [int(row) for row in batch.row] == [row for row, episode in enumerate(made) for _ in episode.turns]
+    for answer, (row, asked) in enumerate(zip(batch.row, batch.asked, strict=True)):
+        needle = batch.ids[row][batch.needle[row] == asked].tolist()
+        wanted = batch.target[batch.answer == answer].tolist()
+        # The last token is the end of the turn; the sentence's full stop may be one token with a paragraph's break.
+        assert wanted[1:-2] == needle[1 : len(wanted) - 2]
