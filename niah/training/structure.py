@@ -1,6 +1,6 @@
 """Structured initial weights: a retrieval circuit that training then refines.
 
-From random weights a model of this size needs tens of millions of tokens before it copies at all (docs/LOG.md). So the stream
+A model of this size is expected to need tens of millions of tokens before it copies at all from random weights. So the stream
 starts out divided into parts, and the first heads start out with one task each:
 
     I  who am I: a random unit code of the token      B  the three tokens before me: their codes, one rotation a step
