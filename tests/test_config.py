@@ -8,6 +8,7 @@ import pytest
 from niah import resources
 from niah.config import Experiment, load_experiment, parse_length
 from niah.errors import UsageError
+from niah.training.recipe import load_recipe
 
 BASE = 'models = ["baseline/bm25"]\ncorpora = "builtin/legal"\nlengths = ["4k"]\ndepths = [0, 1]\n'
 
@@ -24,7 +25,9 @@ def test_every_config_that_comes_with_niah_loads() -> None:
     for name in names:
         path = resources.find("configs", name)
         assert path
-        if "\nreader = " not in path.read_text(encoding="utf-8"):  # else it is a training recipe
+        if "\nreader = " in path.read_text(encoding="utf-8"):
+            assert load_recipe(path).stages, name
+        else:
             assert load_experiment(name, {}).name == name
 
 

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from niah.training.recipe import Recipe
 
-app = typer.Typer(help="Make the readers that come with niah, or turn a checkpoint into one.", no_args_is_help=True)
+app = typer.Typer(help="Train the readers full and infini, or turn a Llama-family checkpoint into the latter.", no_args_is_help=True)
 
 
 class Device(StrEnum):

@@ -55,7 +55,11 @@ def bundled(reader: str) -> str:
     """The folder of a reader that comes with niah; EngineError where it was left out."""
     folder = _READERS / reader
     if not (folder / "config.json").is_file():
-        raise EngineError(f"this installation has no bundled reader (no folder engines/weights/{reader} in the package)", kind="checkpoint")
+        raise EngineError(
+            f"this installation has no bundled reader (no folder engines/weights/{reader} in the package): "
+            f"train one with `niah train`, and give its folder",
+            kind="checkpoint",
+        )
     return str(folder)
 
 

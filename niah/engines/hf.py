@@ -62,6 +62,7 @@ class HfEngine:
                 self._check_vocabulary(ids)
                 generation = self._generate(ids, most_new, stop_ids, sampling, report)
             whole = True
+        # All that the code of somebody else's architecture raises when its config.json or weights do not fit it.
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:
             told = f"{type(error).__name__}: {first_line(error)}"
             raise EngineError(f"{type(self._model).__name__} cannot be run: {told}", kind="checkpoint") from error
