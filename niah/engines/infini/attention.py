@@ -20,6 +20,7 @@ from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.convolution import ShortConvolution
 from niah.engines.infini.local import attend, rotated
 from niah.engines.infini.memory import FeatureMap, Memory, exact, recall, write_all
+from niah.engines.infini.sight import Pair, delayed, in_sight, last, late
 from niah.engines.infini.state import InfiniState
 
 
@@ -48,28 +49,29 @@ class InfiniAttention(nn.Module):
         self.o_proj = nn.Linear(width, config.d_model, bias=config.output_bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_epsilon) if config.query_key_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_epsilon) if config.query_key_norm else None
-        self.beta = nn.Parameter(torch.tensor(config.beta or (0.0,) * config.heads, dtype=torch.get_default_dtype()))
+        remembering = config.remembering
+        self.beta = nn.Parameter(torch.tensor(config.beta or (0.0,) * remembering, dtype=torch.get_default_dtype()))
         self.features = FeatureMap(config)
         self.conv = (
             ShortConvolution(config.d_model, streams=3, width=config.conv_width, dilations=config.conv_dilations)
             if config.conv_width
             else None
         )
-        self.read_scale = nn.Parameter(torch.ones(config.heads, 1, config.head_dim)) if config.read_norm else None
-        self.write_gate = nn.Linear(config.d_model, config.heads) if config.write_gate else None
+        self.read_scale = nn.Parameter(torch.ones(remembering, 1, config.head_dim)) if config.read_norm else None
+        self.write_gate = nn.Linear(config.d_model, remembering) if config.write_gate else None
         if self.write_gate is not None:
             nn.init.constant_(self.write_gate.bias, config.write_gate_bias)
         self._rotation: tuple[Tensor, Tensor] | None = None
 
     def memory_share(self) -> Tensor:
-        """How much of its output each head takes from memory, `[h]`, 0 to 1."""
+        """How much of its output each head with a memory takes from it, `[h]`, 0 to 1."""
         return self.beta.detach().float().sigmoid()
 
     def start(self, x: Tensor) -> InfiniState:
         """The state in front of a text, for inputs like `x` `[b, t, d_model]`."""
-        batch, heads, size = x.shape[0], self.config.heads, self.config.head_dim
+        batch, heads, size = x.shape[0], self.config.remembering, self.config.head_dim
         precision = exact(x.dtype)
-        nothing = x.new_zeros(batch, 0, heads, size)
+        nothing = x.new_zeros(batch, 0, self.config.heads, size)
         return InfiniState(
             memory=Memory(
                 x.new_zeros(batch, heads, self.features.count, size, dtype=precision),
@@ -79,6 +81,8 @@ class InfiniAttention(nn.Module):
             keys=nothing,
             values=nothing,
             strengths=None,
+            sinks=(nothing, nothing),
+            recent=(nothing, nothing),
             tokens=0,
         )
 
@@ -91,6 +95,7 @@ class InfiniAttention(nn.Module):
             x: `[b, t, d_model]`.
             state: what the tokens before left; None at a text's beginning.
             write_weight: `[b, t]`, multiplies what each token adds to M and z. With the linear rule, w is the same as that text w times.
+                With a write delay, that of the token where the writing happens.
             watch: filled in.
 
         Returns:
@@ -137,11 +142,11 @@ class InfiniAttention(nn.Module):
     def close_segment(self, state: InfiniState) -> InfiniState:
         """Write an unfinished segment although it is short, so that the next token begins a new one, with nothing in sight but the memory.
 
-        The same as tokens with a write weight of 0 up to its end, and `new_segment` behind them.
+        The same as tokens with a write weight of 0 up to its end, and `new_segment` behind them. With a write delay the last tokens, of
+        which no gate has told yet, are lost.
         """
-        if state.keys.shape[1]:
-            with torch.autocast(state.keys.device.type, enabled=False):
-                _, memory = self._write(state.keys.unsqueeze(1), state.values.unsqueeze(1), state.strengths, state.memory)
+        if state.keys.shape[1] and self.config.remembering:
+            _, memory = self._write_delayed((state.keys.unsqueeze(1), state.values.unsqueeze(1)), state.strengths, state)
             state = replace(state, memory=memory)
         return state.new_segment()
 
@@ -172,7 +177,8 @@ class InfiniAttention(nn.Module):
             raise ValueError(f"{opened} tokens wait in an unfinished segment: segment_tokens cannot be {size} in the middle of it")
         if opened or left < size:
             return min(left, size - opened)
-        return left - left % size
+        begins = not state.recent[0].shape[1] and (self.config.recent_tokens or self.config.sink_tokens)
+        return size if begins else left - left % size
 
     def _strength(self, x: Tensor, write_weight: Tensor | None, watch: Watch | None) -> Tensor | None:
         """How strongly each token is written, `[b, t, h]`; None for 1."""
@@ -187,39 +193,69 @@ class InfiniAttention(nn.Module):
         if write_weight.shape != x.shape[:2]:
             raise ValueError(f"write_weight is {list(write_weight.shape)} for an input of {list(x.shape)}")
         weight = write_weight.to(exact(x.dtype)).unsqueeze(-1)
-        return weight.expand(-1, -1, self.config.heads) if strength is None else strength * weight
+        return weight.expand(-1, -1, self.config.remembering) if strength is None else strength * weight
 
     def _piece(self, query: Tensor, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Tensor, InfiniState]:
         """Tokens `[b, t, h, d]` that are whole segments, or that lie in one: its output `[b, t, h * d]` and the state after it."""
-        keys, values, before, state = self._store(key, value, strength, state)
-        query = query.unflatten(1, (keys.shape[1], -1))
-        local = self._local(query, keys, values)
+        seen, before, state = self._store(key, value, strength, state)
+        query = query.unflatten(1, (seen[0].shape[1], -1))
+        local = self._local(query, *seen)
+        if not self.config.remembering:
+            return local.transpose(2, 3).flatten(1, 2).flatten(2), state
         with torch.autocast(query.device.type, enabled=False):
             mixed = self._mix(local, query, before)
         return mixed.flatten(1, 2).flatten(2), state
 
-    def _store(self, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Tensor, Tensor, Memory, InfiniState]:
-        """What `_piece` is about, of the same tokens: their segments' keys and values `[b, s, n, h, d]`, the memory that each segment
-        reads, and the state after them.
+    def _store(self, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Pair, Memory, InfiniState]:
+        """What `_piece` is about, of the same tokens: the keys and values that their segments have in sight, `[b, s, *, h, d]`, the memory
+        that each segment reads, and the state after them.
         """
         tokens = state.tokens + key.shape[1]
-        strength = state.strengths_with(key, strength)
+        strength = state.strengths_with(self._remembering(key), strength)
         if state.keys.shape[1]:
             key, value = torch.cat([state.keys, key], dim=1), torch.cat([state.values, value], dim=1)
         segments, rest = divmod(key.shape[1], self.segment_tokens)
-        keys, values = (each.unflatten(1, (segments or 1, -1)) for each in (key, value))
+        own = key.unflatten(1, (segments or 1, -1)), value.unflatten(1, (segments or 1, -1))
+        overlap = self.config.overlap_tokens
+        seen = (in_sight(own[0], state.sinks[0], state.recent[0], overlap), in_sight(own[1], state.sinks[1], state.recent[1], overlap))
         if rest:
             before = Memory(*(each.unsqueeze(1) for each in state.memory))
             # Cloned: a view would hold on to the whole call's tensors.
             kept = key.clone(), value.clone(), None if strength is None else strength.clone()
-            return keys, values, before, replace(state, keys=kept[0], values=kept[1], strengths=kept[2], tokens=tokens)
-        with torch.autocast(key.device.type, enabled=False):
-            before, memory = self._write(keys, values, strength, state.memory)
+            return seen, before, replace(state, keys=kept[0], values=kept[1], strengths=kept[2], tokens=tokens)
+        before, memory = self._write_delayed(own, strength, state) if self.config.remembering else (state.memory, state.memory)
         nothing = key.new_zeros(key.shape[0], 0, *key.shape[2:])
-        return keys, values, before, replace(state, memory=memory, keys=nothing, values=nothing, strengths=None, tokens=tokens)
+        state = replace(state, memory=memory, keys=nothing, values=nothing, strengths=None, tokens=tokens)
+        return seen, before, self._handed_on(state, own)
+
+    def _handed_on(self, state: InfiniState, own: Pair) -> InfiniState:
+        """The state that the segment after `own` begins with."""
+        keys, values = own
+        sinks, recent = self.config.sink_tokens, self.config.recent_tokens
+        if sinks and not state.sinks[0].shape[1]:
+            state = replace(state, sinks=(keys[:, 0, :sinks].clone(), values[:, 0, :sinks].clone()))
+        return replace(state, recent=(last(keys, recent), last(values, recent))) if recent else state
+
+    def _write_delayed(self, own: Pair, strength: Tensor | None, state: InfiniState) -> tuple[Memory, Memory]:
+        """`_write`, of what stood `write_delay_tokens` earlier."""
+        delay = self.config.write_delay_tokens
+        if delay:
+            strength = self._ones(own[0].flatten(1, 2)) if strength is None else strength
+            strength = strength if state.recent[0].shape[1] else late(strength, delay)
+            own = delayed(own[0], state.recent[0], delay), delayed(own[1], state.recent[1], delay)
+        with torch.autocast(own[0].device.type, enabled=False):
+            return self._write(*own, strength, state.memory)
+
+    def _ones(self, key: Tensor) -> Tensor:
+        return key.new_ones(*key.shape[:2], self.config.remembering, dtype=exact(key.dtype))
+
+    def _remembering(self, heads: Tensor) -> Tensor:
+        """Of `[..., h, d]` the heads that have a memory."""
+        return heads[..., self.config.heads - self.config.remembering :, :]
 
     def _write(self, keys: Tensor, values: Tensor, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
         """Whole segments `[b, s, n, h, d]` and strengths `[b, s * n, h]` to what each segment reads, and what is there after the last."""
+        keys, values = self._remembering(keys), self._remembering(values)
         if strength is not None:
             strength = strength.unflatten(1, keys.shape[1:3]).transpose(2, 3)
         key = self.features(_heads_first(keys))
@@ -227,29 +263,36 @@ class InfiniAttention(nn.Module):
 
     def _mix(self, local: Tensor, query: Tensor, memory: Memory) -> Tensor:
         """Equation 10, per head: `[b, s, h, m, d]` from within the segment and queries `[b, s, m, h, d]` to `[b, s, m, h, d]`."""
-        stored, known = recall(self.features(_heads_first(query)), memory)
+        stored, known = recall(self.features(_heads_first(self._remembering(query))), memory)
         if self.read_scale is not None:
             stored = F.rms_norm(stored, stored.shape[-1:]) * self.read_scale.to(stored.dtype)
         share = self.beta.to(stored.dtype).sigmoid()[:, None, None] * known
-        return torch.lerp(local.to(stored.dtype), stored, share).transpose(2, 3).to(local.dtype)
+        forgetting = self.config.heads - self.config.remembering
+        mixed = torch.lerp(local[:, :, forgetting:].to(stored.dtype), stored, share).to(local.dtype)
+        return (torch.cat([local[:, :, :forgetting], mixed], dim=2) if forgetting else mixed).transpose(2, 3)
 
     def _local(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Equation 6: queries `[b, s, m, h, d]`, the last m of each segment's n keys and values, to `[b, s, h, m, d]`."""
+        """Equation 6: queries `[b, s, m, h, d]`, the last m of n keys and values in sight, to `[b, s, h, m, d]`."""
         asked, held = query.shape[2], key.shape[2]
         cosine, sine = self._rotate(query)
         turned = rotated(query, cosine[held - asked : held], sine[held - asked : held]), rotated(key, cosine[:held], sine[:held]), value
         output = attend(*(each.flatten(0, 1).transpose(1, 2) for each in turned))
         return output.unflatten(0, query.shape[:2])
 
+    @property
+    def _reach(self) -> int:
+        """How many tokens a segment's last one has in sight."""
+        return self.config.sink_tokens + self.config.overlap_tokens + self.segment_tokens
+
     def _rotate(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines `[n, 1, d / 2]` of every position of a segment, kept for the next call."""
+        """Cosines and sines `[n, 1, d / 2]` of every position in sight, kept for the next call."""
         kept = self._rotation
-        if kept is None or kept[0].shape[0] < self.segment_tokens or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
+        if kept is None or kept[0].shape[0] < self._reach or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
             # What is made in inference mode could not be used in training later.
             with torch.inference_mode(False):
                 steps = torch.arange(0, self.config.head_dim, 2, dtype=torch.float64) / self.config.head_dim
                 given = torch.tensor(self.config.rope_frequencies, dtype=torch.float64)
-                angles = torch.arange(self.segment_tokens)[:, None, None] * (given if len(given) else self.config.rope_theta**-steps)
+                angles = torch.arange(self._reach)[:, None, None] * (given if len(given) else self.config.rope_theta**-steps)
                 kept = angles.cos().to(like.device, like.dtype), angles.sin().to(like.device, like.dtype)
             self._rotation = kept
         return kept

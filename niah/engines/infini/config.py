@@ -28,6 +28,14 @@ class InfiniConfig:
     beta: tuple[float, ...] = ()
     """Where the gates begin, one a head; empty for zeros. A head takes sigmoid(beta) of its output from memory."""
 
+    memory_heads: int = -1
+    """How many heads, the last ones, have a memory; the others attend locally and have no gate. -1: all, 0: none."""
+    sink_tokens: int = 0
+    """The text's first tokens that stay in sight of every segment (attention sinks, arXiv 2309.17453)."""
+    overlap_tokens: int = 0
+    """How many tokens of the segment before stay in sight (as in Transformer-XL, arXiv 1901.02860): no border cuts a sentence."""
+    write_delay_tokens: int = 0
+    """A token is written so strongly as the write gate says this many tokens later, when what it stands in is known."""
     kv_heads: int = 0
     """Heads of k and v, each shared by heads / kv_heads of q (grouped queries); 0 for as many as of q."""
     attention_bias: bool = False
@@ -72,6 +80,9 @@ class InfiniConfig:
         for name in ("d_model", "heads", "head_dim", "segment_tokens", "dpfp_nu"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it has to be 1 or more")
+        self._check_sight()
+        if not -1 <= self.memory_heads <= self.heads:
+            raise ValueError(f"memory_heads is {self.memory_heads}: it has to be 0 to heads ({self.heads}), or -1 for all")
         if self.kv_heads and (self.kv_heads < 0 or self.heads % self.kv_heads):
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} of k and v")
         if len(self.rope_frequencies) not in (0, self.head_dim // 2):
@@ -82,12 +93,29 @@ class InfiniConfig:
             raise ValueError(f"no rule {self.rule!r}: there are {', '.join(get_args(Rule))}")
         if self.feature_map not in get_args(FeatureKind):
             raise ValueError(f"no feature map {self.feature_map!r}: there are {', '.join(get_args(FeatureKind))}")
-        if len(self.beta) not in (0, self.heads):
-            raise ValueError(f"beta has {len(self.beta)} values for {self.heads} heads")
+        if len(self.beta) not in (0, self.remembering):
+            raise ValueError(f"beta has {len(self.beta)} values for {self.remembering} heads with a memory")
         if self.corrected_normaliser and self.rule != "delta":
             raise ValueError("corrected_normaliser belongs to the delta rule")
         if self.conv_width < 0 or self.feature_count < 0 or not self.conv_dilations or min(self.conv_dilations) < 1:
             raise ValueError("conv_width and feature_count are 0 or more, conv_dilations are 1 or more")
+
+    def _check_sight(self) -> None:
+        if min(self.sink_tokens, self.overlap_tokens, self.write_delay_tokens) < 0:
+            raise ValueError("sink_tokens, overlap_tokens and write_delay_tokens are 0 or more")
+        if self.sink_tokens + self.recent_tokens > self.segment_tokens:
+            told = f"sink_tokens ({self.sink_tokens}) and those of the segment before ({self.recent_tokens})"
+            raise ValueError(f"{told} are together at most segment_tokens ({self.segment_tokens})")
+
+    @property
+    def remembering(self) -> int:
+        """How many heads have a memory."""
+        return self.heads if self.memory_heads < 0 else self.memory_heads
+
+    @property
+    def recent_tokens(self) -> int:
+        """How many tokens of the segment before are carried on."""
+        return max(self.overlap_tokens, self.write_delay_tokens)
 
     @property
     def tail_tokens(self) -> int:

@@ -43,7 +43,7 @@ class FeatureMap(nn.Module):
         super().__init__()
         self.kind: FeatureKind = config.feature_map
         self.nu = config.dpfp_nu
-        heads, size = config.heads, config.head_dim
+        heads, size = config.remembering, config.head_dim
         self.count = {"dpfp": 2 * self.nu * size, "softmax": config.feature_count or 4 * size}.get(self.kind, size)
         if self.kind == "elu1_biased":
             self.scale = nn.Parameter(torch.full((heads, 1, size), config.feature_scale))

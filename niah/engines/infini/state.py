@@ -28,6 +28,10 @@ class InfiniState:
     """`[b, p, h, d]`."""
     strengths: Tensor | None
     """How strongly those will be written, `[b, p, h]`; None for 1."""
+    sinks: tuple[Tensor, Tensor]
+    """Keys and values `[b, sink_tokens, h, d]` of the text's first tokens; of none in the first segment, where they are in sight."""
+    recent: tuple[Tensor, Tensor]
+    """Those of the segment before, `[b, recent_tokens, h, d]`; likewise."""
     tokens: int
     """Seen so far."""
 
@@ -40,6 +44,8 @@ class InfiniState:
             keys=change(self.keys),
             values=change(self.values),
             strengths=None if self.strengths is None else change(self.strengths),
+            sinks=(change(self.sinks[0]), change(self.sinks[1])),
+            recent=(change(self.recent[0]), change(self.recent[1])),
         )
 
     def clone(self) -> InfiniState:
@@ -55,9 +61,10 @@ class InfiniState:
         return self.each(lambda tensor: tensor.to(device))
 
     def new_segment(self) -> InfiniState:
-        """The memory alone, in front of a new segment: nothing is left of the convolution's tail or of an unfinished segment."""
+        """The memory alone, in front of a new segment: nothing else is in sight, of the segment before or of the text's beginning."""
+        nothing = self.keys[:, :0], self.values[:, :0]
         return replace(
-            self, tail=torch.zeros_like(self.tail), keys=self.keys[:, :0], values=self.values[:, :0], strengths=None, tokens=self.tokens
+            self, tail=torch.zeros_like(self.tail), keys=nothing[0], values=nothing[1], strengths=None, sinks=nothing, recent=nothing
         )
 
     def without_memory(self) -> InfiniState:

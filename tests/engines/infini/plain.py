@@ -65,36 +65,44 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
         rows = convolved(layer, x, stream) @ projection.weight[part].T
         projected.append(rows if projection.bias is None else rows + projection.bias[part])
     query, key, value = projected
-    count = len(features(layer, key[0], head))
+    forgetting = config.heads - len(layer.beta)
+    own = head - forgetting  # among those with a memory
+    count = len(features(layer, key[0], own)) if own >= 0 else 1
     matrix, normaliser = torch.zeros(count, config.head_dim, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-    gate = torch.sigmoid(layer.beta[head])
+    gate = torch.sigmoid(layer.beta[own]) if own >= 0 else 0.0
+    sinks = config.sink_tokens
     outputs: list[Tensor] = []
     for start in range(0, len(x), config.segment_tokens):
         places = range(start, min(start + config.segment_tokens, len(x)))
         for t in places:
             asked = rotated(query[t], t - start, config.rope_theta)
-            seen = range(start, t + 1)
-            scores = torch.stack([asked @ rotated(key[i], i - start, config.rope_theta) for i in seen]) / config.head_dim**0.5
-            output = sum(share * value[i] for share, i in zip(scores.softmax(0), seen, strict=True))
-            stored = read(features(layer, query[t], head), matrix, normaliser)
+            first = range(sinks if start else 0)
+            near = range(max(start - config.overlap_tokens, 0), t + 1)
+            seen = [*((i, i - config.overlap_tokens - sinks) for i in first), *((i, i - start) for i in near)]
+            scores = torch.stack([asked @ rotated(key[i], place, config.rope_theta) for i, place in seen]) / config.head_dim**0.5
+            output = sum(share * value[i] for share, (i, _) in zip(scores.softmax(0), seen, strict=True))
+            stored = read(features(layer, query[t], own), matrix, normaliser) if own >= 0 else None
             if stored is not None:
                 if layer.read_scale is not None:
                     eps = torch.finfo(torch.float64).eps
-                    stored = stored / (stored.square().mean() + eps).sqrt() * layer.read_scale[head, 0]
+                    stored = stored / (stored.square().mean() + eps).sqrt() * layer.read_scale[own, 0]
                 output = gate * stored + (1 - gate) * output
             outputs.append(output)
-        if len(places) < config.segment_tokens:
-            break
+        if len(places) < config.segment_tokens or own < 0:
+            continue
         more, counted = torch.zeros_like(matrix), torch.zeros_like(normaliser)
-        for t in places:
-            feature = features(layer, key[t], head)
+        for told in places:
+            t = told - config.write_delay_tokens
+            if t < 0:
+                continue
+            feature = features(layer, key[t], own)
             change, new = value[t], 1.0
             if config.rule == "delta":
                 known = read(feature, matrix, normaliser)
                 change = change if known is None else change - known
             if config.corrected_normaliser:
                 new = float((1 - (normaliser @ feature) / (feature @ feature)).clamp(0, 1))
-            how = strength(layer, x, weight, t, head)
+            how = strength(layer, x, weight, told, own)
             more = more + how * torch.outer(feature, change)
             counted = counted + how * new * feature
         matrix, normaliser = matrix + more, normaliser + counted

@@ -19,7 +19,9 @@ NOTHING, SIZE = torch.zeros(0), 48
 def states(mark: int) -> States:
     """Of `SIZE` bytes: an odd number of values in bfloat16 stands between others."""
     memory = Memory(torch.full((4,), float(mark), dtype=torch.float64), torch.full((5,), mark, dtype=torch.bfloat16))
-    return (InfiniState(memory=memory, tail=NOTHING, keys=NOTHING, values=NOTHING, strengths=None, tokens=mark),)
+    pair = NOTHING, NOTHING
+    state = InfiniState(memory=memory, tail=NOTHING, keys=NOTHING, values=NOTHING, strengths=None, sinks=pair, recent=pair, tokens=mark)
+    return (state,)
 
 
 def positions(snapshots: Snapshots) -> list[int]:
