@@ -38,6 +38,9 @@ class ConvertedReader:
         self.model = model
         self._pad = pad
 
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> Batch:
         return collate(episodes, tokens, pad=self._pad)
 
@@ -51,6 +54,9 @@ class ConvertedReader:
 
     def gates(self) -> list[nn.Parameter]:
         return [attention.beta for attention in self.model.attentions()]
+
+    def heads(self) -> dict[int, tuple[int, int]]:
+        return {}
 
 
 def is_convertible(name: str) -> bool:

@@ -53,10 +53,12 @@ class Shape:
     needles: tuple[int, int]
     near_misses: float = 0.5
     question_first: float = 0.0
+    """The one question stands in front of the text, and again behind it."""
     cue_off: float = 0.15
     real_sentences: float = 0.35
     random_sentences: float = 0.12
     passkeys: float = 0.0
+    repeated: float = 0.0
     noise: str | None = None
 
 
@@ -151,7 +153,8 @@ class Maker:
         used = sum(count(piece.text) for piece in inserted)
         while len(inserted) > len(needles) and used > room * 0.8:
             used -= count(inserted.pop().text)
-        noise = self._noise.draw(rng, max(room - used, 0) + 60, shape.noise)
+        kind = "repeated" if shape.repeated and rng.random() < shape.repeated else shape.noise
+        noise = self._noise.draw(rng, max(room - used, 0) + 60, kind)
         sizes = [count(piece.text) for piece in noise]
         kept, total = 0, used
         while kept < len(noise) and total + sizes[kept] <= room:
@@ -195,7 +198,7 @@ def _talk(rng: random.Random, shape: Shape, needles: Sequence[tuple[str, str]], 
     opening = "".join(question + "\n\n" for _, question in needles) if question_first else ""
     turns: list[Turn] = []
     for text, question in needles:
-        asked = told if question_first else ("" if turns else "\n\n") + question + told
+        asked = ("" if turns else "\n\n") + question + told
         turns.append(Turn(asked, begun, text))
     return Talk(system=system, opening=opening, turns=turns)
 

@@ -1,20 +1,24 @@
 """The `full` reader: a standard Llama with structured initial weights, saved as an ordinary Hugging Face folder."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from niah.task.prompt import CUE
 from niah.task.tokens import NIAH_8K_RANKS, niah_8k_encoding
 from niah.training import structure
 from niah.training.batches import Batch, collate, drawn_positions
-from niah.training.episodes import BOS, END, EOS, USER, Episode
+from niah.training.episodes import BOS, END, EOS, USER, Episode, Maker, Shape
+from niah.training.frames import FrameNeedles
 from niah.training.llama import Attention, Llama, LlamaShape, repetition_mask
 from niah.training.noise import Noise
 
-RETRIEVE_WEIGHT, BEGIN_WEIGHT = 1.0, 0.5
-BEGINNING_TOKENS = 4
+BEGIN_WEIGHT = 0.5
+LOOKING_LAYERS = 4
+QUESTION_TOKENS = 64
+_SAMPLE = Shape(tokens=512, needles=(1, 3))
 
 
 class FullReader:
@@ -23,8 +27,13 @@ class FullReader:
     def __init__(self, shape: LlamaShape, noise: Noise, seed: int):
         self.model = Llama(shape)
         self.reach_tokens = shape.max_position_embeddings
-        boundary, asking = token_classes()
-        structure.initialise(self.model, token_counts(noise, seed), boundary, asking, seed)
+        self._mask: Tensor | None = None
+        rng, maker = random.Random(seed), Maker(FrameNeedles(), noise)
+        sample = collate([maker.episode(rng, _SAMPLE) for _ in range(8)], _SAMPLE.tokens).ids
+        structure.initialise(self.model, vocabulary(noise, seed), sample, seed)
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
 
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> Batch:
         positions = drawn_positions(rng, len(episodes), tokens, self.reach_tokens) if rng else None
@@ -32,30 +41,52 @@ class FullReader:
 
     def logits(self, batch: Batch, *, virtual_times: float) -> Tensor:
         mask = repetition_mask(batch.needle == -1, virtual_times).to(torch.bfloat16) if virtual_times > 1 else None
+        self._mask = mask
         hidden = self.model(batch.ids, batch.positions, mask)
         return self.model.logits(hidden.flatten(0, 1)[batch.at])
 
     def extra_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Two steps on the way to an answer's first token, each a loss of its own: the needle is looked at, and its beginning from its end.
-
-        The loss on the answers alone hardly reaches them: it is wrong about the first token long after it copies all others (docs/LOG.md).
+        """Two steps on the way to an answer's first token, each a loss of its own: the question's words are found in the needle, and
+        from there its beginning is.
         """
         layers = self.model.attentions()
-        if len(layers) < 3:
+        if len(layers) < LOOKING_LAYERS:
             return {}  # too few layers for the structured weights, whose heads these are
-        start, retrieve = layers[1:3]
+        start, find, ask = layers[1:LOOKING_LAYERS]
         starts = torch.cat([torch.ones_like(batch.answer[:1]), batch.answer[1:] - batch.answer[:-1]]).nonzero().flatten()
         asking = batch.at[starts] % batch.ids.shape[1]
         inside = batch.needle[batch.row] == batch.asked[:, None]
         rank = inside.cumsum(1) * inside
-        beginning = (rank > 0) & (rank <= BEGINNING_TOKENS)
-        middle, end = (_last(rank, share) for share in (0.6, 1.0))
-        looked = [_surprise(retrieve, heads, batch.row, asking, inside) for heads in (0, 1)]
-        begun = [_surprise(start, 1, batch.row, at, beginning) for at in (middle, end)]
-        return {"retrieve": torch.stack(looked).mean() * RETRIEVE_WEIGHT, "begin": torch.stack(begun).mean() * BEGIN_WEIGHT}
+        begun = [
+            self._weights(start, batch.row, at[:, None])[:, 0].masked_fill(rank != 1, 0.0).sum(1)
+            for at in (_last(rank, share) for share in (0.6, 1.0))
+        ]
+        near = (asking[:, None] - torch.arange(QUESTION_TOKENS, device=asking.device)).clamp(min=0)
+        asked = self._weights(ask, batch.row, asking[:, None])[:, 0].gather(1, near)
+        found = (self._weights(find, batch.row, near) * inside[:, None]).sum(2)
+        return {"retrieve": _surprise((asked * found).sum(1)), "begin": _surprise(torch.stack(begun)) * BEGIN_WEIGHT}
+
+    def _weights(self, attention: Attention, row: Tensor, at: Tensor) -> Tensor:
+        """What a layer's first head pays attention to, from the places `at` [answers, n] of each `row`: [answers, n, T]."""
+        assert attention.seen is not None, "extra losses follow a forward in training"
+        query, key = (each[:, 0] for each in attention.seen)
+        scores = (query[row[:, None], at] @ key[row].transpose(1, 2)).float() * attention.head_dim**-0.5
+        if self._mask is not None:
+            scores = scores + self._mask[row[:, None], 0, at].clamp(min=0)
+        later = torch.arange(scores.shape[2], device=scores.device) > at[..., None]
+        return scores.masked_fill(later, float("-inf")).softmax(2)
 
     def gates(self) -> list[nn.Parameter]:
         return []
+
+    def heads(self) -> dict[int, tuple[int, int]]:
+        shape = self.model.shape
+        found: dict[int, tuple[int, int]] = {}
+        for attention in self.model.attentions():
+            found[id(attention.q_proj.weight)] = 0, shape.num_attention_heads
+            found[id(attention.k_proj.weight)] = found[id(attention.v_proj.weight)] = 0, shape.num_key_value_heads
+            found[id(attention.o_proj.weight)] = 1, shape.num_attention_heads
+        return found
 
 
 def _last(rank: Tensor, share: float) -> Tensor:
@@ -64,14 +95,9 @@ def _last(rank: Tensor, share: float) -> Tensor:
     return (rank == wanted).int().argmax(1)
 
 
-def _surprise(attention: Attention, head: int, row: Tensor, at: Tensor, wanted: Tensor) -> Tensor:
-    """-log of the attention that the tokens `at` [answers] of `row` [answers] pay to the `wanted` ones [answers, T], in the mean."""
-    assert attention.seen is not None, "extra losses follow a forward in training"
-    query, key = (each[:, head] for each in attention.seen)
-    scores = (key[row] @ query[row, at].unsqueeze(-1)).squeeze(-1).float() * attention.head_dim**-0.5
-    scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) > at[:, None], -1e9)
-    right = scores.masked_fill(~wanted, -1e9).logsumexp(1)
-    return (scores.logsumexp(1) - right).clamp(max=20.0).mean()
+def _surprise(share: Tensor) -> Tensor:
+    """-log of shares of attention, in the mean."""
+    return -share.clamp(min=1e-6).log().mean()
 
 
 def token_counts(noise: Noise, seed: int, sentences: int = 20_000) -> Tensor:
@@ -84,16 +110,21 @@ def token_counts(noise: Noise, seed: int, sentences: int = 20_000) -> Tensor:
     return counts
 
 
-_ASKING = frozenset(
-    [*b"What Which Who Whose Whom How When Where Why Tell Name".split(), b" What", b" Which", b" Who", b" Whose", b" How", b" Why"]
-)
+_ASKING = frozenset(b"what which who whose whom how when where why tell name".split())
 
 
-def token_classes() -> tuple[Tensor, Tensor]:
-    """Which tokens end a sentence or begin a turn, and which tell a question (its mark, or how it begins): two masks [vocabulary]."""
-    decode = niah_8k_encoding().decode_single_token_bytes
-    texts = [decode(token) for token in range(NIAH_8K_RANKS)]
-    ends = [text.strip(b" \"')")[-1:] in (b".", b"?", b"!", b":") or b"\n" in text for text in texts]
-    ends += [token in (BOS, EOS, USER, USER + 1, END) for token in range(NIAH_8K_RANKS, 8192)]
-    asks = [b"?" in text or text in _ASKING for text in texts] + [False] * (8192 - NIAH_8K_RANKS)
-    return torch.tensor(ends), torch.tensor(asks)
+def vocabulary(noise: Noise, seed: int) -> structure.Vocabulary:
+    """What the structured weights take into account of each token."""
+    encoding = niah_8k_encoding()
+    texts = [encoding.decode_single_token_bytes(token) for token in range(NIAH_8K_RANKS)]
+    special = range(NIAH_8K_RANKS, 8192)
+    ends = [text.strip(b" \"')")[-1:] in (b".", b"?", b"!") or b"\n" in text for text in texts]
+    ends += [token in (BOS, EOS, USER, USER + 1, END) for token in special]
+    asks = [b"?" in text or text.strip().lower() in _ASKING for text in texts] + [False] * len(special)
+    forms: dict[bytes, int] = {}
+    form = [forms.setdefault(text.strip().lower() or text, token) for token, text in enumerate(texts)] + [*special]
+    ordinary = torch.zeros(8192, dtype=torch.bool)
+    ordinary[torch.tensor(encoding.encode_ordinary(CUE + " " + CUE))] = True
+    return structure.Vocabulary(
+        counts=token_counts(noise, seed), boundary=torch.tensor(ends), asking=torch.tensor(asks), ordinary=ordinary, form=torch.tensor(form)
+    )

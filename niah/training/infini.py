@@ -1,7 +1,7 @@
 """The `infini` reader: structured initial weights, and training on texts read in segments with questions asked of the memory."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.model import InfiniModel, ModelConfig, States
-from niah.task.prompt import CUE
-from niah.task.tokens import niah_8k_encoding
 from niah.training import structure_infini
 from niah.training.batches import TurnBatch, collate_turns
 from niah.training.episodes import END, Episode
-from niah.training.full import token_classes, token_counts
+from niah.training.full import vocabulary
 from niah.training.noise import Noise
 
 D_MODEL, HEADS, HEAD_DIM, MLP = 320, 4, 96, 256
@@ -49,9 +47,12 @@ class InfiniReader:
         torch.manual_seed(seed)
         self.model = InfiniModel(config)
         self.segment_tokens = config.segment_tokens
-        boundary, asking = token_classes()
-        ordinary = torch.tensor([*niah_8k_encoding().encode_ordinary(CUE), *asking.nonzero().flatten().tolist()])
-        structure_infini.initialise(self.model, token_counts(noise, seed), boundary, ordinary, seed)
+        words = vocabulary(noise, seed)
+        ordinary = (words.ordinary | words.asking).nonzero().flatten()
+        structure_infini.initialise(self.model, words.counts, words.boundary, ordinary, seed)
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
 
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> TurnBatch:
         return collate_turns(episodes, self.segment_tokens)
@@ -67,6 +68,9 @@ class InfiniReader:
 
     def gates(self) -> list[nn.Parameter]:
         return [attention.beta for attention in self.model.attentions()]
+
+    def heads(self) -> dict[int, tuple[int, int]]:
+        return {}
 
 
 def asked_of(states: States, text_of: Tensor) -> States:

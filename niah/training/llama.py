@@ -21,8 +21,8 @@ class LlamaShape:
 
     vocab_size: int = 8192
     hidden_size: int = 320
-    intermediate_size: int = 192
-    num_hidden_layers: int = 4
+    intermediate_size: int = 64
+    num_hidden_layers: int = 5
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
     head_dim: int = 112

@@ -34,6 +34,8 @@ class Stage(_Strict):
     real_sentences: Share = 0.3
     random_sentences: Share = 0.1
     passkeys: Share = 0.0
+    repeated: Share = 0.0
+    """Texts made of a few sentences over and over, beside those that the noise has anyway."""
     virtual_times: Annotated[float, Field(ge=1)] = 1.0
     """Filler counts up to so many times in the attention or the memory (log-uniform)."""
 
@@ -57,7 +59,7 @@ class Recipe(_Strict):
     decay: Share = 0.35
     warmup_steps: Count = 20
     muon_learning_rate: Rate = 0.008
-    """Of the matrices inside the layers; 0: they learn by AdamW as the rest does."""
+    """Of the matrices inside the layers, relative to their size (`RelativeMuon`); 0: they learn by AdamW as the rest does."""
     adam_learning_rate: Rate = 0.001
     gate_learning_rate: Rate = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0

@@ -72,7 +72,7 @@ def train(wish: Wish, note: Callable[[str], None], say: Callable[[Row, Recipe], 
         trainer = open_trainer(recipe, init, wish.folder, device)
         resumed = trainer.resume()
         if not resumed and init and recipe.reader != "convert":
-            _begin_with(trainer.reader, init)
+            _begin_with(trainer, init)
         _write(wish.folder / "recipe.json", json.dumps({"recipe": recipe.model_dump(mode="json"), "init": init}, indent=1) + "\n")
         parameters = sum(parameter.numel() for parameter in trainer.reader.model.parameters())
         begun = f"resumed at step {trainer.step:,}, {trainer.tokens:,} of {recipe.total_tokens:,} tokens" if resumed else "begins"
@@ -170,12 +170,12 @@ def _convertible(init: str) -> bool:
     return not ours and not (Path(init) / "best.pt").is_file() and is_convertible(init)
 
 
-def _begin_with(reader: Reader, init: str) -> None:
+def _begin_with(trainer: Trainer, init: str) -> None:
     weights = _weights(Path(init))
     # Hugging Face's names of a Llama's parts, which the exported `full` reader has.
     weights = {name.removeprefix("model."): tensor.float() for name, tensor in weights.items()}
     try:
-        reader.model.load_state_dict(weights)
+        trainer.begin(weights)
     except RuntimeError as error:
         raise UsageError(f"--init {init}: its weights are of another model ({str(error).splitlines()[-1].strip()})") from None
 

@@ -3,41 +3,60 @@
 A model of this size is expected to need tens of millions of tokens before it copies at all from random weights. So the stream
 starts out divided into parts, and the first heads start out with one task each:
 
-    I  who am I: a random unit code of the token      B  the three tokens before me: their codes, one rotation a step
-    C  content of the last 40 tokens, rare ones most  S  how my sentence begins: B of its third token
-    E  ends a sentence                                E3 the token three places back did
+    I  who am I: a unit code of the token, alike for forms of one word   B  the three tokens before me, one rotation a step
+    C  content of the last 40 tokens, rare ones most                     S  how my sentence begins: its first token
+    T  how the sentences begin that my word stands in                    A  a question is being asked
+    E  ends a sentence        E1  the token before me did                R  how rare my word is
 
 The first token of all holds no code: a head that finds nothing looks there and adds nothing.
 
-    layer 0  three heads look back 1, 2 and 3 tokens (B, E3), one averages a window (C)
-    layer 1  one head keeps the question's content at hand (C), one looks at the beginning of its sentence (S)
-    layer 2  two heads look for the place whose content is most like the question's, and take its C and S
-    layer 3  two heads look for the token that stands behind the last tokens of the answer (B), by preference where the content is
-             right (C), and write its code; one writes the first tokens that S holds, which begins the answer
+    layer 0  three heads look back 1, 2 and 3 tokens (B, E1), one averages a window (C, A)
+    layer 1  one head looks at the beginning of its sentence (S)
+    layer 2  one head looks for its own word elsewhere, and takes that place's S (as T) and C (in S)
+    layer 3  one head averages both over the rare words of the question: where most of them point, there is the answer
+    layer 4  two heads look for the token that stands behind the last tokens of the answer (B), by preference where the content is
+             right (C), and write its code; one writes the token that T holds, which begins the answer
 
 Everything else starts small and random. Nothing in here knows a needle, a template or a text but token frequencies.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from niah.training.llama import Attention, Llama
 
-I_PART, B_PART, C_PART, S_PART = slice(0, 96), slice(96, 160), slice(160, 244), slice(244, 308)
-E_AT, E3_AT, BOS_AT = 308, 309, 310
-_CONTENT = 84
+I_PART, B_PART, C_PART, S_PART, T_PART = slice(0, 96), slice(96, 156), slice(156, 216), slice(216, 264), slice(264, 312)
+E_AT, E1_AT, BOS_AT, ASK_AT, RARE_AT, STOP_AT, ONE_AT = 312, 313, 314, 315, 316, 317, 318
+_GRAM, _CONTENT, _START = 60, 60, 48
 _FREE_BELOW = 1.2e-5  # radians a token: such pairs turn by a third of a radian in 32,768 tokens, and carry content
-SINK = 12.0
-_BOS, _ASSISTANT = 8184, 8189
+_BOS, _END = 8184, 8190
+_SLOW = 13
+"""A pair of dimensions that turns by a tenth of a radian in 4,096 tokens, and carries nothing else."""
+GRAMS, PLACES, SINK = 20.0, (5.0, 2.5), 27.0
+"""What a token in common adds to a copying head's score, what the right place does, and how much is no match."""
+FIRST_SIZE = 17.9
+"""What the first token's mark becomes behind a norm: it stands alone among 320."""
 
 
-def initialise(model: Llama, counts: Tensor, boundary: Tensor, asking: Tensor, seed: int) -> None:
-    """Fills `model` (in place).
-
-    `counts` [vocabulary] are token frequencies; `boundary` and `asking` [vocabulary] mark tokens that end a sentence, and a question.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What is known of each token [vocabulary]: how often it stands in text, whether it ends a sentence, whether it asks, whether
+    it is too ordinary to be looked for; `form` is the same number for tokens that differ in a space in front or in capitals.
     """
+
+    counts: Tensor
+    boundary: Tensor
+    asking: Tensor
+    ordinary: Tensor
+    form: Tensor
+
+
+def initialise(model: Llama, words: Vocabulary, sample: Tensor, seed: int) -> None:
+    """Fills `model` (in place). On `sample` [b, t], token ids of some texts, the sizes of the layers' inputs are measured."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -47,34 +66,40 @@ def initialise(model: Llama, counts: Tensor, boundary: Tensor, asking: Tensor, s
                 parameter.zero_()
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * (0.06 if "mlp" in name else 0.02))
-        codes = _Codes(model, counts, boundary, asking, random)
-        turn, entry = orthogonal(64, 64, random), orthogonal(64, 96, random)
-        layers = model.attentions()
-        _look_around(layers[0], turn, entry)
-        _mark(layers[1], codes)
-        _retrieve(layers[2], codes)
-        _copy(layers[3], codes, turn, entry, random)
+        _embed(model, words, random)
+        turn, entry = orthogonal(_GRAM, _GRAM, random), orthogonal(_GRAM, 96, random) * math.sqrt(96 / _GRAM)
+        start = orthogonal(_START, 96, random) * math.sqrt(96 / _START)
+        steps: Sequence[Callable[[list[_Head], float], None]] = (
+            lambda heads, size: _look_around(heads, size, turn, entry),
+            lambda heads, size: _find_start(heads, size, start),
+            _find_word,
+            _ask,
+            lambda heads, size: _copy(heads, size, (turn, entry, start), random),
+        )
+        for number, step in enumerate(steps):
+            step(_heads(model.attentions()[number]), _size(model, sample, number))
+        _stop(_heads(model.attentions()[-1])[3], model.embed_tokens.weight[_END, I_PART])
         model.norm.weight.fill_(0.05)
         model.norm.weight[I_PART] = 1.0
 
 
-class _Codes:
-    """Token codes, written into the embedding, and the directions that heads look for."""
-
-    def __init__(self, model: Llama, counts: Tensor, boundary: Tensor, asking: Tensor, random: torch.Generator):
-        code = unit(torch.randn(len(counts), 96, generator=random))
-        self.question = unit(torch.randn(_CONTENT, generator=random))
-        content = torch.randn(len(counts), _CONTENT, generator=random)
-        content -= torch.outer(content @ self.question, self.question)
-        embedding = torch.zeros(len(counts), model.shape.hidden_size)
-        embedding[:, I_PART] = code
-        embedding[:, C_PART] = 0.3 * rarities(counts)[:, None] * unit(content)
-        embedding[asking, C_PART] = 0.5 * self.question
-        embedding[boundary, E_AT] = 1.0
-        embedding[_BOS] = 0.0
-        embedding[_BOS, BOS_AT] = 1.0
-        model.embed_tokens.weight.copy_(embedding)
-        self.assistant = code[_ASSISTANT]
+def _embed(model: Llama, words: Vocabulary, random: torch.Generator) -> None:
+    size = len(words.counts)
+    shared = unit(torch.randn(size, 96, generator=random))[words.form]
+    code = unit(0.75 * shared + 0.66 * unit(torch.randn(size, 96, generator=random)))
+    content = unit(torch.randn(size, _CONTENT, generator=random))[words.form]
+    rarity = rarities(words.counts)
+    embedding = torch.zeros(size, model.shape.hidden_size)
+    embedding[:, I_PART] = code
+    embedding[:, C_PART] = 0.3 * rarity[:, None] * content
+    embedding[words.boundary, E_AT] = 1.0
+    embedding[words.boundary[:_BOS].nonzero().flatten(), STOP_AT] = 1.0
+    embedding[words.asking, ASK_AT] = 0.3
+    embedding[:, RARE_AT] = rarity.masked_fill(words.ordinary | words.asking, 0.0)
+    embedding[:, ONE_AT] = 1.0
+    embedding[_BOS] = 0.0
+    embedding[_BOS, BOS_AT] = 1.0
+    model.embed_tokens.weight.copy_(embedding)
 
 
 def rarities(counts: Tensor) -> Tensor:
@@ -104,11 +129,14 @@ class _Head:
         self.q, self.k, self.v = (m.weight[rows] for m in (attention.q_proj, attention.k_proj, attention.v_proj))
         self.q_bias, self.k_bias = attention.q_proj.bias[rows], attention.k_proj.bias[rows]
         self.o = attention.o_proj.weight[:, rows]
-        for part in (self.q, self.k, self.v, self.o):
-            part.zero_()
         pairs = (frequencies < _FREE_BELOW).nonzero().flatten()
         self.free = torch.cat([pairs, pairs + self.half])
         """The dimensions that carry content, whatever the distance."""
+
+    def clear(self) -> "_Head":
+        for part in (self.q, self.k, self.v, self.o):
+            part.zero_()
+        return self
 
     def near(self, fastest: float, slowest: float, strength: float, offset: float = 0.0) -> None:
         """Adds strength * cos(f * (distance - offset)) for each pair of a frequency f between; a negative strength pushes away."""
@@ -118,86 +146,118 @@ class _Head:
                 self.q_bias[pair], self.q_bias[pair + self.half] = size * math.cos(phase), -size * math.sin(phase)
                 self.k_bias[pair] = math.copysign(size, strength)
 
+    def like(self, at: Tensor, query: Tensor, key: Tensor, strength: float, size: float) -> None:
+        """Adds strength * (query x) (key y): matrices [dimensions, d_model] over the dimensions `at`."""
+        times = math.sqrt(strength) * self.scale / size
+        self.q[at] += query * times
+        self.k[at] += key * times
+
+    def wants(self, at: int, keys: dict[int, float], size: float) -> None:
+        """Adds to the score of what stands at each place of the stream."""
+        self.q_bias[at] = self.scale
+        for place, strength in keys.items():
+            self.k[at, place] = strength * self.scale / size
+
+    def finds_nothing(self, strength: float, size: float) -> None:
+        """Adds to the score of the first token, which holds nothing; larger where the query is large, as what competes with it."""
+        self.q[_SLOW, ONE_AT] = self.scale / size
+        self.k[_SLOW, BOS_AT] = strength * self.scale / FIRST_SIZE
+
+    def takes(self, part: slice, to: slice, start: int, times: float, size: float) -> int:
+        """Carries a part of the stream in its dimensions from `start` on, as far as there are; the dimension behind."""
+        count = min(part.stop - part.start, self.v.shape[0] - start, to.stop - to.start)
+        own = torch.arange(count)
+        self.v[start + own, part.start + own] = 1 / size
+        self.o[to.start + own, start + own] = times
+        return start + count
+
+
+def _stop(own: _Head, end: Tensor) -> None:
+    """Behind the end of a sentence stands the end of the answer."""
+    own.v[96, STOP_AT] = 1.0
+    own.o[I_PART, 96] = 9.0 * end
+
 
 def _heads(attention: Attention) -> list[_Head]:
     half = torch.arange(0, attention.head_dim, 2, dtype=torch.float64) / attention.head_dim
     return [_Head(attention, number, attention.rope_theta**-half) for number in range(attention.heads)]
 
 
-def _look_around(attention: Attention, turn: Tensor, entry: Tensor) -> None:
-    factor = 16.0  # what the norm multiplies the stream with here; likewise below
-    heads, rotation = _heads(attention), entry
-    for back, head in enumerate(heads[:3], start=1):
-        head.near(0.3, 3e-5, 3.0, offset=back)
+def _size(model: Llama, sample: Tensor, layer: int) -> float:
+    """By how much the norm in front of a layer's attention multiplies the stream, in the mean over a text."""
+    sizes: list[Tensor] = []
+
+    def measure(_: nn.Module, given: tuple[Tensor], __: Tensor) -> None:
+        sizes.append(given[0][:, 1:].square().mean(-1).rsqrt().mean())
+
+    hook = model.layers[layer].get_submodule("input_layernorm").register_forward_hook(measure)
+    model(sample, torch.arange(sample.shape[1])[None].expand_as(sample))
+    hook.remove()
+    return float(sizes[0])
+
+
+def _look_around(heads: list[_Head], size: float, turn: Tensor, entry: Tensor) -> None:
+    rotation = entry
+    for back, (head, share) in enumerate(zip(heads[:3], (1.0, 1.0, 0.5), strict=True), start=1):
+        head.clear().near(0.3, 3e-5, 3.0, offset=back)
         head.near(1.0, 0.3, 9.0, offset=back)
         rotation = turn @ rotation
-        head.v[:64, I_PART] = rotation / factor
-        head.o[B_PART, :64] = torch.eye(64)
-    heads[2].v[64, E_AT] = 1 / factor
-    heads[2].o[E3_AT, 64] = 2.0
-    heads[3].near(0.03, 3e-5, 4.0)
-    heads[3].v[:_CONTENT, C_PART] = torch.eye(_CONTENT) * (4 / factor)
-    heads[3].o[C_PART, :_CONTENT] = torch.eye(_CONTENT) * 12
+        head.v[:_GRAM, I_PART] = rotation * share / size
+        head.o[B_PART, :_GRAM] = torch.eye(_GRAM)
+    heads[0].takes(slice(E_AT, E_AT + 1), slice(E1_AT, E1_AT + 1), _GRAM, 2.0, size)
+    window = heads[3].clear()
+    window.near(0.03, 3e-5, 4.0)
+    end = window.takes(C_PART, C_PART, 0, 48.0, size)
+    window.takes(slice(ASK_AT, ASK_AT + 1), slice(ASK_AT, ASK_AT + 1), end, 48.0, size)
 
 
-def _mark(attention: Attention, codes: _Codes) -> None:
-    factor = 6.8
-    question, start = _heads(attention)[:2]
-    question.near(0.04, 8e-5, 6.0)
-    at = question.free[0]
-    question.q_bias[at] = question.scale * 5
-    question.k[at, I_PART] = codes.assistant * 8 * question.scale / factor
-    question.k[at, BOS_AT] = 1.0 * question.scale / factor
-    question.v[:_CONTENT, C_PART] = torch.eye(_CONTENT) / factor * 2
-    question.o[C_PART, :_CONTENT] = torch.eye(_CONTENT)
-    start.near(0.04, 8e-5, 5.0)
-    start.q_bias[at] = start.scale * 5
-    start.k[at, E3_AT] = 3.0 * start.scale / factor
-    start.v[:64, B_PART] = torch.eye(64) / factor
-    start.o[S_PART, :64] = torch.eye(64)
+def _find_start(heads: list[_Head], size: float, start: Tensor) -> None:
+    head = heads[0].clear()
+    head.near(0.04, 8e-5, 5.0)
+    head.wants(int(head.free[0]), {E1_AT: 20.0}, size)
+    head.v[:_START, I_PART] = start / size
+    head.o[S_PART, :_START] = torch.eye(_START)
 
 
-def _retrieve(attention: Attention, codes: _Codes) -> None:
-    factor = 6.0
-    for head, sharp in zip(_heads(attention)[:2], (6.0, 3.0), strict=True):
-        head.near(0.03, 0.005, -9.0)
-        like = torch.eye(_CONTENT) * math.sqrt(sharp) * head.scale / factor
-        along = torch.outer(codes.question, codes.question)
-        free = head.free[:_CONTENT]
-        head.q[free, C_PART] = like - along @ like
-        # The question is most like itself: places with a question mark in view are passed over.
-        head.q_bias[free] = -codes.question * head.scale * 5
-        head.k[free, C_PART] = like + along * head.scale * 6 / factor
-        head.v[:64, S_PART] = torch.eye(64) / factor
-        head.v[64:, C_PART] = torch.eye(_CONTENT)[: head.v.shape[0] - 64] / factor
-        head.o[S_PART, :64] = torch.eye(64) * 3.0
-        head.o[C_PART, 64:] = torch.eye(_CONTENT)[:, : head.v.shape[0] - 64] * 0.5
+def _find_word(heads: list[_Head], size: float) -> None:
+    head = heads[0].clear()
+    head.near(0.03, 0.005, -9.0)
+    free = head.free[: I_PART.stop]
+    own = torch.zeros(len(free), head.q.shape[1])
+    own[:, I_PART] = torch.eye(96)[: len(free)]
+    head.like(free, own, own, 60.0, size)
+    head.finds_nothing(22.0, size)
+    end = head.takes(S_PART, T_PART, 0, 1.0, size)
+    head.takes(C_PART, S_PART, end, 1.0, size)
 
 
-def _copy(attention: Attention, codes: _Codes, turn: Tensor, entry: Tensor, random: torch.Generator) -> None:
-    factor = 5.0
-    heads = _heads(attention)
-    for head, (grams, place) in zip(heads[:2], ((40.0, 1.5), (40.0, 0.5)), strict=True):
-        head.near(0.03, 0.005, -2.0)
-        grams_at, place_at = head.free[:64], head.free[64:]
-        by_grams, by_place = math.sqrt(grams) * head.scale / factor, math.sqrt(place) * head.scale / factor
-        head.q[grams_at, I_PART] = turn @ entry * by_grams
-        head.q[grams_at, B_PART] = turn * by_grams
-        head.k[grams_at, B_PART] = torch.eye(64) * by_grams
-        address = orthogonal(len(place_at), _CONTENT, random)
-        head.q[place_at, C_PART] = address * by_place
-        head.k[place_at, C_PART] = address * by_place
-        head.v[:96, I_PART] = torch.eye(96) / factor
-        head.o[I_PART, :96] = torch.eye(96) * 14
-        # Less than two tokens in common: nothing is copied.
-        head.q_bias[grams_at[0]] = head.scale * 2
-        head.k[grams_at[0], BOS_AT] = SINK * head.scale / 2 / 17.9
-    begin, own = heads[2:]
-    begin.near(1.0, 3e-5, 3.0)
-    begin.v[:64, S_PART] = torch.eye(64) / factor
-    second = turn @ entry
-    first = turn @ second
-    begin.o[I_PART, :64] = 1.5 * first.T + 0.8 * second.T
-    own.near(1.0, 3e-5, 3.0)
-    own.v[:96, I_PART] = torch.eye(96) / factor
-    own.o[I_PART, :96] = torch.eye(96) * -3  # so that the second token follows the first
+def _ask(heads: list[_Head], size: float) -> None:
+    head = heads[0].clear()
+    head.near(0.1, 0.01, 4.0, offset=18)
+    head.wants(int(head.free[0]), {RARE_AT: 8.0, ASK_AT: 4.0}, size)
+    end = head.takes(T_PART, T_PART, 0, 2.0, size)
+    head.takes(S_PART, S_PART, end, 2.0, size)
+
+
+def _copy(heads: list[_Head], size: float, codes: tuple[Tensor, Tensor, Tensor], random: torch.Generator) -> None:
+    turn, entry, start = codes
+    width = heads[0].q.shape[1]
+    query, key = torch.zeros(_GRAM, width), torch.zeros(_GRAM, width)
+    query[:, I_PART], query[:, B_PART], key[:, B_PART] = turn @ entry, turn, torch.eye(_GRAM)
+    for head, place in zip(heads[:2], PLACES, strict=True):
+        head.clear().near(0.03, 0.005, -2.0)
+        grams_at, place_at = head.free[:_GRAM], head.free[_GRAM:]
+        head.like(grams_at, query, key, GRAMS, size)
+        wanted, here = torch.zeros(len(place_at), width), torch.zeros(len(place_at), width)
+        address = orthogonal(len(place_at), _START, random) * math.sqrt(_START / len(place_at))
+        wanted[:, S_PART], here[:, C_PART.start : C_PART.start + _START] = address, address
+        head.like(place_at, wanted, here, place, size)
+        head.takes(I_PART, I_PART, 0, 14.0, size)
+        # Not even one token in common: nothing is copied.
+        head.finds_nothing(SINK, size)
+    begin, own = (head.clear() for head in heads[2:])
+    for head in (begin, own):
+        head.near(1.0, 3e-5, 3.0)
+    begin.v[:_START, T_PART] = torch.eye(_START) / size
+    begin.o[I_PART, :_START] = 3.0 * start.T
+    own.takes(I_PART, I_PART, 0, -3.0, size)  # so that the second token follows the first

@@ -9,7 +9,7 @@ import pickle
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from niah.errors import IncompleteError, UsageError
 from niah.training import log
 from niah.training.batches import Marks, grade
 from niah.training.episodes import Episode, Maker, Shape
+from niah.training.muon import RelativeMuon
 from niah.training.recipe import Recipe, Stage
 
 SAVE_SECONDS = 120.0
@@ -36,6 +37,10 @@ class Reader(Protocol):
     @property
     def model(self) -> nn.Module: ...
 
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts from a checkpoint's weights. RuntimeError when they are of another model."""
+        ...
+
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> Any:
         """A `Batch` or `TurnBatch`; with `rng`, positions and whatever else may vary in training are drawn."""
         ...
@@ -43,6 +48,9 @@ class Reader(Protocol):
     def logits(self, batch: Any, *, virtual_times: float) -> Tensor: ...
     def extra_losses(self, batch: Any) -> dict[str, Tensor]: ...
     def gates(self) -> list[nn.Parameter]: ...
+    def heads(self) -> dict[int, tuple[int, int]]:
+        """By the id of each attention matrix: its dimension that holds the heads one after the other, and how many they are."""
+        ...
 
 
 class Trainer:
@@ -56,6 +64,11 @@ class Trainer:
         self.step, self.tokens, self.stage, self.stage_tokens, self.best = 0, 0, 0, 0, -1.0
         self.recent: deque[float] = deque(maxlen=RECENT)
         folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts from a checkpoint's weights instead of the reader's own. RuntimeError when they are of another model."""
+        self.reader.begin(weights)
+        self.optimisers = _optimisers(self.recipe, self.reader)
 
     def run(self, seconds: float, say: Callable[[log.Row], None], stop: Callable[[], bool] = lambda: False) -> bool:
         """Trains until the recipe ends (True), or `seconds` have passed or `stop` says so (False); the state is saved either way.
@@ -114,7 +127,7 @@ class Trainer:
         low, high = (max(1, round(share * tokens / 1024)) for share in stage.needles_per_1k)
         shape = Shape(
             tokens=tokens, needles=(low, high), near_misses=stage.near_misses, question_first=stage.question_first,
-            real_sentences=stage.real_sentences, random_sentences=stage.random_sentences, passkeys=stage.passkeys,
+            real_sentences=stage.real_sentences, random_sentences=stage.random_sentences, passkeys=stage.passkeys, repeated=stage.repeated,
         )  # fmt: skip
         episodes = [self.train_episodes.episode(rng, shape) for _ in range(count)]
         return self.reader.collate(episodes, tokens, rng)
@@ -218,7 +231,7 @@ def _optimisers(recipe: Recipe, reader: Reader) -> list[tuple[torch.optim.Optimi
         (torch.optim.AdamW(rest, lr=recipe.adam_learning_rate, betas=(0.9, 0.98), weight_decay=0.0), recipe.adam_learning_rate)
     ]
     if matrices:
-        muon = torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, momentum=0.95, weight_decay=0.0)
+        muon = RelativeMuon(matrices, recipe.muon_learning_rate, reader.heads())
         made.insert(0, (muon, recipe.muon_learning_rate))
     if gates:
         made.append((torch.optim.AdamW(reader.gates(), lr=recipe.gate_learning_rate, weight_decay=0.0), recipe.gate_learning_rate))

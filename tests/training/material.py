@@ -41,6 +41,7 @@ class SmallReader(FullReader):
         with torch.no_grad():
             self.model.embed_tokens.weight.mul_(0.05)
         self.reach_tokens = 2048
+        self._mask = None
 
 
 class GatedReader(SmallReader):

@@ -106,13 +106,14 @@ def test_equal_seeds_give_equal_episodes(seed: int, shape: Shape) -> None:
     assert (one.context, one.turns) == (two.context, two.turns)
 
 
-def test_with_the_question_first_it_stands_in_front_of_the_text_and_not_behind_it() -> None:
+def test_with_the_question_first_it_stands_in_front_of_the_text_and_again_behind_it() -> None:
     for seed in range(40):
         made = episode(seed, Shape(tokens=512, needles=(1, 4), question_first=1.0))
         assert len(made.turns) == 1
         head = text(made.ids[: made.context[0]].tolist())
         assert head.endswith(("?\n\n", ".\n\n"))
-        assert questions(made)[0].replace(CUE, "").strip() in ("<|end|><|assistant|>",)
+        asked = questions(made)[0].partition("<|end|>")[0].replace(CUE, "").strip()
+        assert asked and head.endswith(asked + "\n\n")
     for seed in range(10):
         made = episode(seed, Shape(tokens=512, needles=(1, 1)))
         assert made.ids[made.context[0] - 1] == USER  # nothing in front of the text
@@ -175,7 +176,7 @@ def test_a_needle_too_long_for_its_text_is_drawn_again() -> None:
 
 @given(SEEDS)
 def test_a_masked_question_holds_words_of_the_sentence_but_not_all(seed: int) -> None:
-    sentence = "The tall keeper of Brandt Hall painted eleven wooden swans green in May."
+    sentence = "The tall keeper of Brandt Hall painted eleven wooden swans green last May."
     asked = masked_question(random.Random(seed), sentence)
     own = {word.strip(".").lower() for word in sentence.split()}
     shared = own & {word.strip("?,:").lower() for word in asked.split()}

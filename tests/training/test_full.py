@@ -1,13 +1,18 @@
 """The `full` reader's own parts. `pytest tests/training/test_full.py`"""
 
 import random
+from copy import deepcopy
 
 import pytest
 import torch
 
+from niah.task.prompt import CUE
 from niah.task.tokens import niah_8k_encoding
+from niah.training.batches import grade
 from niah.training.episodes import BOS, END, EOS, PAD, USER, Shape
-from niah.training.full import RETRIEVE_WEIGHT, token_classes, token_counts
+from niah.training.full import BEGIN_WEIGHT, QUESTION_TOKENS, FullReader, token_counts, vocabulary
+from niah.training.llama import LlamaShape
+from niah.training.muon import LEAST_SIZE, RelativeMuon
 from tests.training.material import SmallReader, makers, noise
 
 
@@ -20,13 +25,30 @@ def test_counts_are_of_drawn_sentences() -> None:
     assert the in counts.topk(20).indices.tolist()
 
 
-def test_classes_of_tokens() -> None:
-    ends, asks = token_classes()
-    assert ends.shape == asks.shape == (8192,)
+def test_what_is_known_of_tokens() -> None:
+    words = vocabulary(noise(), seed=0)
     for text, end, ask in ((".", True, False), ("?", True, True), ("\n\n", True, False), (",", False, False), (" the", False, False)):
         (token,) = niah_8k_encoding().encode_ordinary(text)
-        assert (bool(ends[token]), bool(asks[token])) == (end, ask), text
-    assert [bool(ends[token]) for token in (BOS, EOS, USER, END, PAD)] == [True, True, True, True, False]
+        assert (bool(words.boundary[token]), bool(words.asking[token])) == (end, ask), text
+    assert [bool(words.boundary[token]) for token in (BOS, EOS, USER, END, PAD)] == [True, True, True, True, False]
+    assert all(words.ordinary[token] for token in niah_8k_encoding().encode_ordinary(CUE))
+    one, other, else_ = (niah_8k_encoding().encode_ordinary(text)[0] for text in (" The", "the", " of"))
+    assert words.form[one] == words.form[other] != words.form[else_]
+
+
+def test_structured_weights_begin_to_find_and_copy_untrained() -> None:
+    """Far from well, but far from chance (1 in 8,192): the first token, the share of all tokens, and the two steps on the way."""
+    shape = Shape(tokens=384, needles=(1, 1), near_misses=0, real_sentences=0, random_sentences=0, noise="documents", cue_off=0)
+    reader, rng = FullReader(LlamaShape(), noise(), seed=0), random.Random(5)
+    episodes = [makers()[1].episode(rng, shape) for _ in range(12)]
+    batch = reader.collate(episodes, 384, None)
+    with torch.no_grad():
+        marks = grade(reader.logits(batch, virtual_times=1.0), batch)
+        losses = reader.extra_losses(batch)
+    assert marks.first >= 0.1
+    assert marks.token >= 0.6
+    assert losses["retrieve"] < 2.0
+    assert losses["begin"] < 1.5
 
 
 def test_virtual_length_changes_what_is_read_and_once_is_none() -> None:
@@ -44,12 +66,45 @@ def test_losses_on_attention_are_what_a_softmax_says() -> None:
     batch = reader.collate([makers()[0].episode(rng, Shape(tokens=400, needles=(2, 3))) for _ in range(2)], 400, rng)
     reader.logits(batch, virtual_times=1.0)
     losses = reader.extra_losses(batch)
-    looked: list[torch.Tensor] = []
-    query, key = reader.model.attentions()[2].seen or (torch.empty(0), torch.empty(0))
-    for answer, (row, asked) in enumerate(zip(batch.row, batch.asked, strict=True)):
+
+    def attention(layer: int, row: int, at: int) -> torch.Tensor:
+        query, key = reader.model.attentions()[layer].seen or (torch.empty(0), torch.empty(0))
+        return torch.softmax(key[row, 0, : at + 1] @ query[row, 0, at] / 8**0.5, dim=0)
+
+    found: list[torch.Tensor] = []
+    begun: list[list[torch.Tensor]] = [[], []]
+    for answer, (row, asked) in enumerate(zip(batch.row.tolist(), batch.asked.tolist(), strict=True)):
         at = int(batch.at[batch.answer == answer][0]) % 400
-        share = torch.softmax(query[row, :2, at, None] @ key[row, :2, : at + 1].transpose(1, 2) / 8**0.5, dim=-1)[:, 0]
-        looked.append(-share[:, (batch.needle[row] == asked)[: at + 1]].sum(-1).log())
-    assert losses["retrieve"].item() == pytest.approx(torch.stack(looked).mean().item() * RETRIEVE_WEIGHT, rel=1e-4)
+        inside = (batch.needle[row] == asked).nonzero().flatten()
+        votes = attention(3, row, at)
+        near = range(max(at - QUESTION_TOKENS + 1, 0), at + 1)
+        found.append(sum(votes[i] * attention(2, row, i)[inside[inside <= i]].sum() for i in near).log())
+        for into, place in zip(begun, (inside[-(-len(inside) * 6 // 10) - 1], inside[-1]), strict=True):
+            into.append(attention(1, row, int(place))[inside[0]].log())
+    assert losses["retrieve"].item() == pytest.approx(-torch.stack(found).mean().item(), rel=1e-3)
+    expected = -sum(torch.stack(each).mean().item() for each in begun) / 2 * BEGIN_WEIGHT
+    assert losses["begin"].item() == pytest.approx(expected, rel=1e-3)
     losses["begin"].backward()
     assert reader.model.attentions()[1].q_proj.weight.grad is not None
+
+
+def test_steps_are_relative_to_each_head() -> None:
+    """One step moves a head's part by the same share of its size, whatever that is; a part that is nothing still moves."""
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.cat([torch.randn(8, 32) * 10, torch.randn(8, 32) * 0.1, torch.zeros(8, 32)]))
+    muon = RelativeMuon([matrix], 0.01, {id(matrix): (0, 3)})
+    before = matrix.detach().clone()
+    matrix.grad = torch.randn_like(matrix)
+    muon.step()
+    moved = [(part.norm() / 8**0.5).item() for part in (matrix.detach() - before).chunk(3)]
+    sizes = [(part.norm() / 8**0.5).item() for part in before.chunk(3)]
+    assert moved[0] / sizes[0] == pytest.approx(moved[1] / sizes[1], rel=0.3)
+    assert 0 < moved[2] < 0.01 * LEAST_SIZE * 2
+    again = RelativeMuon([matrix], 0.01, {id(matrix): (0, 3)})
+    again.load_state_dict(deepcopy(muon.state_dict()))
+    copy = matrix.detach().clone()
+    muon.step()
+    one = matrix.detach().clone()
+    matrix.data.copy_(copy)
+    again.step()
+    assert torch.equal(matrix, one)

@@ -37,7 +37,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     for positions in (torch.arange(40).expand(2, 40), torch.randint(0, 3, (2, 40)).cumsum(1) + 1000):
         with torch.no_grad():
             expected = theirs(ids, position_ids=positions).logits
-            torch.testing.assert_close(ours.logits(ours(ids, positions)), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.logits(ours(ids, positions)), expected, rtol=1e-4, atol=1e-4 * expected.std().item())
 
 
 def test_the_config_says_what_transformers_needs() -> None:

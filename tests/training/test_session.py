@@ -43,7 +43,6 @@ INFINI = (
 def quick(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(module, "HELD_OUT_EPISODES", 2)
     monkeypatch.setattr("niah.training.full.token_counts", lambda *_: torch.arange(8192).float() % 97)
-    monkeypatch.setattr("niah.training.infini.token_counts", lambda *_: torch.arange(8192).float() % 97)
     (folder / "full.toml").write_text(FULL, encoding="utf-8")
     (folder / "infini.toml").write_text(INFINI, encoding="utf-8")
 
