@@ -38,12 +38,17 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """How a model is reached. `key_variable` names the environment variable with its key, `raw` asks for completions without a chat."""
+    """How a model is reached. `key_variable` names the environment variable with its key, `raw` asks for completions without a chat.
+
+    `instances` and `kv_memory_bytes` are for models whose keys and values lie with several instances: how many, and the room of each.
+    """
 
     base_url: str | None = None
     timeout_seconds: float = 600
     key_variable: str | None = None
     raw: bool = False
+    instances: int = 1
+    kv_memory_bytes: int | None = None
 
 
 _REMOTE = "niah.backends.remote:open_remote"
@@ -53,6 +58,7 @@ TABLE: Mapping[str, str] = {
     "baseline": "niah.backends.baseline:open_baseline",
     "bedrock": _REMOTE,
     "bedrock-invoke": _REMOTE,
+    "distkv": "niah.backends.local:open_local",
     "gemini": _REMOTE,
     "hf": "niah.backends.local:open_local",
     "infini": "niah.backends.local:open_local",

@@ -1,4 +1,4 @@
-"""Models that run in this process: a Backend over any Engine. `hf/PATH_OR_ID`, `hf/bundled`, `infini/PATH#memory-off`."""
+"""Models that run in this process: a Backend over any Engine. `hf/PATH_OR_ID`, `distkv/bundled`, `infini/PATH#memory-off`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from niah.engines.checkpoint import Checkpoint, bundled, open_checkpoint
 from niah.errors import BadRequest, ContextOverflow, MissingExtra, OutOfMemory, ProviderError, UsageError, did_you_mean
 from niah.trial import Cue, Prompt, Reply, Usage, around_context, canonical
 
-ENGINES: Mapping[str, tuple[str, str]] = {"hf": ("niah.engines.hf", "full"), "infini": ("niah.engines.infini.engine", "infini")}
+ENGINES: Mapping[str, tuple[str, str]] = {
+    "distkv": ("niah.engines.distkv.engine", "full"),
+    "hf": ("niah.engines.hf", "full"),
+    "infini": ("niah.engines.infini.engine", "infini"),
+}
 """prefix of a model's name -> module with an `open_engine(folder)`, and the reader in engines/weights/ that `bundled` means.
 
-A module with `OPTIONS` takes one of them, which stands behind a # in the model's name, as `open_engine`'s second argument.
+A module with `OPTIONS` takes one of them, which stands behind a # in the model's name, as `open_engine`'s second argument. One with
+`SETTINGS` takes these fields of a `Connection` by their names.
 """
 BUNDLED = "bundled"
 
@@ -37,8 +42,8 @@ class LocalBackend:
     preferred_cue: Cue = "prefill"
     concurrency = 1
 
-    def __init__(self, prefix: str, name: str, *, raw: bool):
-        self._prefix, self._name, self._raw = prefix, name, raw
+    def __init__(self, prefix: str, name: str, connection: Connection):
+        self._prefix, self._name, self._connection = prefix, name, connection
         self._opened: tuple[Checkpoint, Chat, Engine] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._step: Step | None = None
@@ -53,8 +58,9 @@ class LocalBackend:
             module = importlib.import_module(path)
             name, option = self._name_and_option(getattr(module, "OPTIONS", ()))
             checkpoint = open_checkpoint(bundled(reader) if name == BUNDLED else name)
-            engine: Engine = module.open_engine(checkpoint.folder, *option)
-            chat = Chat(checkpoint.folder, raw=self._raw)
+            settings = {name: getattr(self._connection, name) for name in getattr(module, "SETTINGS", ())}
+            engine: Engine = module.open_engine(checkpoint.folder, *option, **settings)
+            chat = Chat(checkpoint.folder, raw=self._connection.raw)
             checkpoint.fetch_weights()
         except ImportError as error:
             raise MissingExtra(str(error.name or error), "local", f"the model '{self._prefix}/{self._name}'") from None
@@ -167,4 +173,4 @@ def _sampling(prompt: Prompt, messages: list[dict[str, str]]) -> engines.Samplin
 
 def open_local(prefix: str, name: str, connection: Connection) -> LocalBackend:
     """The backend of prefix/name. Nothing is read before it is made `ready`."""
-    return LocalBackend(prefix, name, raw=connection.raw)
+    return LocalBackend(prefix, name, connection)

@@ -19,7 +19,7 @@ class EngineError(Exception):
     or of a form that the model does not take), **checkpoint** (its files are missing, damaged, or of another sort).
     """
 
-    def __init__(self, message: str, *, kind: Literal["window", "memory", "prompt", "checkpoint"]):
+    def __init__(self, message: str, *, kind: Literal["window", "memory", "prompt", "checkpoint", "settings"]):
         super().__init__(message)
         self.kind = kind
 

@@ -151,7 +151,7 @@ class HfEngine:
     def _prefill(self, ids: list[int], reused: int, most_new: int, report: Callable[[Step], None]) -> Any:
         """Read the rest of a prompt; logits [vocabulary] behind it."""
         started, total = time.perf_counter(), len(ids) - reused
-        chunk = self._chunk_tokens if _takes_chunks(self._cache) else total
+        chunk = self._chunk_tokens if self._takes_chunks() else total
         logits: Any = None
         for start in range(reused, len(ids), chunk):
             logits = self._forward(ids[start : start + chunk])
@@ -159,6 +159,12 @@ class HfEngine:
                 self._check_memory(len(ids) + most_new)
             report(Step(phase="prefill", tokens=len(self._read) - reused, total=total, seconds=time.perf_counter() - started))
         return logits
+
+    def _takes_chunks(self) -> bool:
+        """State-space layers go on with one token at a time, or read a whole text."""
+        from transformers import cache_utils
+
+        return all(type(layer) in (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer) for layer in self._cache.layers)
 
     def _forward(self, ids: list[int]) -> Any:
         import torch
@@ -187,13 +193,6 @@ def _croppable(cache: Any) -> bool:
     from transformers import cache_utils
 
     return all(type(layer) is cache_utils.DynamicLayer for layer in cache.layers)
-
-
-def _takes_chunks(cache: Any) -> bool:
-    """State-space layers go on with one token at a time, or read a whole text."""
-    from transformers import cache_utils
-
-    return all(type(layer) in (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 def _config(folder: Path) -> Any:
