@@ -41,7 +41,7 @@ def recall_label(recall: float, decimals: int = 2) -> str:
     return label
 
 
-def lost_labels(lost: Mapping[Lost, int]) -> list[str]:
+def lost_labels(lost: Mapping[Lost, int] | Mapping[str, int]) -> list[str]:
     """ "1 error", "3 refused" ..."""
     return [f"{count:,} {'error' if name == 'errors' and count == 1 else name}" for name, count in lost.items()]
 

@@ -3,28 +3,30 @@
 A failed call, a refusal, an answer cut at the cap and a prompt that the server cut are missing data: they are counted
 beside the recall and never inside it. Records are read once and forgotten, so a run may hold far more of them than memory.
 
-Intervals are Wilson's at 95% and take trials as independent. Score values in between 0 and 1 enter as their rounded sum:
-partial credit varies less than all-or-nothing with the same mean, so the interval is then on the wide side.
+The interval of a cell is Wilson's at 95%: its trials have different texts and, as a rule, needles. Score values in between 0 and 1
+enter it as their rounded sum: partial credit varies less than all-or-nothing with the same mean, so the interval is then on the wide
+side. Whatever pools cells has the interval of niah/report/clusters.py.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Literal, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-from niah.errors import UsageError, did_you_mean
-from niah.trial import SCORED, Cue, Outcome, Record, Score, Trial, outcome
+from niah.report.clusters import Interval, estimate
+from niah.report.clusters import recall as clustered_recall
+from niah.report.points import Facts, Latest, Point, by_needle, by_text
+from niah.trial import Cue, Record, Trial
 
-EFFECTIVE_RECALL = 0.85
-"""A length counts as effective when the lower bound of its recall, pooled over depths, reaches this."""
+EFFECTIVE_RECALL, STRICT_RECALL = 0.85, 0.95
+"""A length counts as effective, or strictly so, when the lower bound of its recall and of that at all shorter lengths reaches this."""
 
 Where: TypeAlias = tuple[str, Cue, int, float]
 """Model, cue, length and depth: the cell of a trial. A trial with several needles stands at the depth of its first."""
 
 Lost: TypeAlias = Literal["errors", "cut", "refused", "truncated", "overflow"]
-LOST: Mapping[Outcome, Lost] = {"error": "errors", "cut": "cut", "refused": "refused", "truncated": "truncated", "overflow": "overflow"}
+LOST: Mapping[str, Lost] = {"error": "errors", "cut": "cut", "refused": "refused", "truncated": "truncated", "overflow": "overflow"}
 """The outcomes that are not scored, and the name under which a cell counts each."""
 
 
@@ -73,12 +75,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A series, or a model over all its cues, in one line. `effective_length` is None where no length is good enough."""
+    """A series, or a model over all its cues, in one line. Intervals are clustered by `texts` and `needles`, which are counted here.
+
+    An effective length is the largest such that its recall and that at all shorter lengths has a lower bound of at least
+    EFFECTIVE_RECALL, or STRICT_RECALL (`_95`): pooled over depths, or for every depth by itself (`_worst_depth`). None where none has.
+    """
 
     recall: float | None
     low: float | None
     high: float | None
     trials: int
+    texts: int
+    needles: int
     errors: int
     refused: int
     cut: int
@@ -86,44 +94,48 @@ class Summary:
     overflow: int
     missing: int | None
     effective_length: int | None
+    effective_length_95: int | None
+    effective_length_worst_depth: int | None
+    effective_length_worst_depth_95: int | None
 
 
-@dataclass(slots=True, kw_only=True)
-class Facts:
-    """What the trials of all records share or vary in: the material of a title."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Trials that share a corpus, a needle, a depth, a length or a cue: their recall and clustered interval, and what is not scored."""
 
-    needles: set[str] = field(default_factory=set[str])
-    corpora: set[str] = field(default_factory=set[str])
-    tokenizers: set[str] = field(default_factory=set[str])
-    cues: set[str] = field(default_factory=set[str])
-    haystacks: set[str] = field(default_factory=set[str])
-    needles_a_prompt: set[int] = field(default_factory=set[int])
-    distractors: set[int] = field(default_factory=set[int])
+    name: str
+    trials: int
+    recall: float | None
+    low: float | None
+    high: float | None
+    lost: Mapping[Lost, int]
 
-    def add(self, trial: Trial) -> None:
-        self.needles.update(trial.needles)
-        self.corpora.add(trial.corpus)
-        self.tokenizers.add(trial.tokenizer)
-        self.cues.add(trial.cue)
-        self.haystacks.add(trial.haystack)
-        self.needles_a_prompt.add(len(trial.needles))
-        self.distractors.add(trial.distractors)
+
+BY: Mapping[str, Callable[[Point], str | int | float]] = {
+    "corpus": lambda point: point.corpus,
+    "needle": lambda point: point.needle,
+    "depth": lambda point: point.depth,
+    "length": lambda point: point.length,
+    "cue": lambda point: point.cue,
+}
+"""What trials can be put into groups by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """Everything that a report shows: cells in the order of length and depth, series in the order of their names.
 
-    `records` counts each (model, trial) once.
+    `records` counts each (model, trial) once; `points` are those trials.
     """
 
     cells: Mapping[Series, Sequence[Cell]]
+    points: Mapping[Series, Sequence[Point]]
     facts: Facts
     records: int
 
     @property
     def summaries(self) -> dict[Series, Summary]:
-        return {series: summarise(cells) for series, cells in self.cells.items()}
+        return {series: summarise(cells, self.points.get(series, ())) for series, cells in self.cells.items()}
 
 
 def aggregate(records: Iterable[Record], *, scorer: str | None = None, planned: Mapping[Where, int] | None = None) -> Results:
@@ -131,43 +143,34 @@ def aggregate(records: Iterable[Record], *, scorer: str | None = None, planned: 
 
     `scorer` names the scores to use instead of the first ones; a reply that it has not scored counts as missing.
     """
-    facts = Facts()
-    latest: dict[tuple[str, str], tuple[bool, Where, Outcome | None, float]] = {}
-    scorers: set[str] = set()
+    facts, latest = Facts(), Latest(scorer)
     for record in records:
-        identity, answered = (record.model, record.trial.key), record.reply is not None
-        if answered or identity not in latest or not latest[identity][0]:
+        if latest.add(record):
             facts.add(record.trial)
-            scorers.update(score.scorer for score in record.scores)
-            latest[identity] = (answered, where(record.model, record.trial), *_value(record, scorer))
-    if scorer is not None and scorers and scorer not in scorers:
-        raise UsageError(f"no record is scored by {scorer!r}; {did_you_mean(scorer, scorers)}")
+    return _results(latest.points(), facts, dict(planned or {}))
 
-    values: dict[Where, list[float]] = {}
-    lost: Counter[tuple[Where, Lost]] = Counter()
-    plan: dict[Where, int] = dict(planned or {})
-    seen: Counter[Where] = Counter()
-    unscored: set[Where] = set()
-    for _, place, result, value in latest.values():
-        seen[place] += 1
-        if result is None:
-            unscored.add(place)
-        elif result in SCORED:
-            values.setdefault(place, []).append(value)
-        else:
-            lost[place, LOST[result]] += 1
-    for place in unscored:  # so that they show as missing even where no plan is known
-        plan[place] = max(plan.get(place, 0), seen[place])
 
-    places = sorted({*seen, *plan})
-    named_cue = len({cue for _, cue, _, _ in places}) > 1
+def cells_of(points: Iterable[Point]) -> list[Cell]:
+    """The cells of one model's points."""
+    return [cell for row in _results((("", point) for point in points), Facts(), {}).cells.values() for cell in row]
+
+
+def _results(points_of: Iterable[tuple[str, Point]], facts: Facts, plan: Mapping[Where, int]) -> Results:
+    there: dict[Where, list[Point]] = {place: [] for place in plan}
+    for model, point in points_of:
+        there.setdefault((model, point.cue, point.length, point.depth), []).append(point)
+    named_cue = len({cue for _, cue, _, _ in there}) > 1
     cells: dict[Series, list[Cell]] = {}
-    for place in places:
+    points: dict[Series, list[Point]] = {}
+    for place in sorted(there):
         model, cue, length, depth = place
-        points = values.get(place, [])
-        cell = _cell(length, depth, points, {name: lost[place, name] for name in LOST.values()}, plan.get(place))
-        cells.setdefault(Series(model, cue, named_cue), []).append(cell)
-    return Results(cells=cells, facts=facts, records=len(latest))
+        count = plan.get(place)
+        if any(point.outcome is None for point in there[place]):  # so that they show as missing even where no plan is known
+            count = max(count or 0, len(there[place]))
+        series = Series(model, cue, named_cue)
+        cells.setdefault(series, []).append(_cell(length, depth, there[place], count))
+        points.setdefault(series, []).extend(there[place])
+    return Results(cells=cells, points=points, facts=facts, records=sum(map(len, there.values())))
 
 
 def cells(
@@ -187,79 +190,96 @@ def where(model: str, trial: Trial) -> Where:
     return model, trial.cue, trial.length, trial.depths[0]
 
 
-def summarise(cells: Sequence[Cell]) -> Summary:
-    """Cells pooled: every trial weighs the same, whatever its cell."""
-    points, trials = _pool(cells)
-    recall, low, high = estimate(points, trials)
+def summarise(cells: Sequence[Cell], points: Sequence[Point]) -> Summary:
+    """Cells, and the points in them, pooled: every trial weighs the same, whatever its cell."""
+    scored = [point for point in points if point.scored]
+    pooled = clustered_recall([point.value for point in scored], by_text(scored), by_needle(scored))
     known = [cell.missing for cell in cells if cell.missing is not None]
     return Summary(
-        recall=recall,
-        low=low,
-        high=high,
-        trials=trials,
+        recall=pooled.mean if pooled else None,
+        low=pooled.low if pooled else None,
+        high=pooled.high if pooled else None,
+        trials=len(scored),
+        texts=pooled.texts if pooled else 0,
+        needles=pooled.needles if pooled else 0,
         errors=sum(cell.errors for cell in cells),
         refused=sum(cell.refused for cell in cells),
         cut=sum(cell.cut for cell in cells),
         truncated=sum(cell.truncated for cell in cells),
         overflow=sum(cell.overflow for cell in cells),
         missing=sum(known) if known else None,
-        effective_length=effective_length(cells),
+        effective_length=effective_length(cells, EFFECTIVE_RECALL),
+        effective_length_95=effective_length(cells, STRICT_RECALL),
+        effective_length_worst_depth=effective_length(cells, EFFECTIVE_RECALL, worst_depth=True),
+        effective_length_worst_depth_95=effective_length(cells, STRICT_RECALL, worst_depth=True),
     )
 
 
-def effective_length(cells: Sequence[Cell]) -> int | None:
-    """The largest length whose recall, pooled over depths, has a lower bound of at least EFFECTIVE_RECALL; None if none has."""
-    for length in sorted({cell.length for cell in cells}, reverse=True):
-        _, low, _ = estimate(*_pool([cell for cell in cells if cell.length == length]))
-        if low is not None and low >= EFFECTIVE_RECALL:
-            return length
-    return None
+def effective_length(cells: Sequence[Cell], enough: float, *, worst_depth: bool = False) -> int | None:
+    """The largest length such that it and all shorter ones have a recall whose lower bound is at least `enough`; None if none has.
+
+    The recall of a length is pooled over depths, or that of its worst depth. Its interval is Wilson's: all lengths have the same texts
+    and needles, so how much others would change says nothing of length.
+    """
+    reached: int | None = None
+    for length, (_, low, _) in by_length(cells, worst_depth=worst_depth).items():
+        if low is None or low < enough:
+            break
+        reached = length
+    return reached
 
 
-def estimate(points: float, trials: int) -> tuple[float | None, float | None, float | None]:
-    """Recall and the two ends of its Wilson interval; all None without a trial."""
-    if trials == 0:
-        return None, None, None
-    return (points / trials, *wilson(round(points), trials))
+def by_length(cells: Sequence[Cell], *, worst_depth: bool = False) -> dict[int, Interval]:
+    """Recall and interval at each length, in their order: pooled over depths, or of the depth with the smallest lower bound."""
+    made: dict[int, Interval] = {}
+    for length in sorted({cell.length for cell in cells}):
+        there = [cell for cell in cells if cell.length == length]
+        each = [(cell.recall, cell.low, cell.high) for cell in there]
+        made[length] = min(each, key=lambda one: one[1] or 0.0) if worst_depth else estimate(*_pool(there))
+    return made
 
 
-@lru_cache(maxsize=4096)
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The Wilson 95% interval of `hits` out of `trials` (at least one)."""
-    from scipy.stats import binomtest  # pyright: ignore[reportUnknownVariableType]
-
-    low, high = cast(tuple[float, float], binomtest(hits, trials).proportion_ci(confidence_level=0.95, method="wilson"))
-    return float(low), float(high)
-
-
-def _value(record: Record, scorer: str | None) -> tuple[Outcome | None, float]:
-    """What a record counts as and its score; None where `scorer` has not scored a reply that others have."""
-    score = record.scores[0] if record.scores else None
-    if scorer is not None and score is not None:
-        score = _named(record.scores, scorer)
-        record = replace(record, scores=(score,) if score else ())
-        if score is None and outcome(record) == "truncated":
-            return None, 0.0
-    return outcome(record), score.value if score else 0.0
-
-
-def _named(scores: Sequence[Score], scorer: str) -> Score | None:
-    return next((score for score in scores if score.scorer == scorer), None)
+def breakdown(points: Iterable[Point], by: str) -> list[Group]:
+    """Points in groups, in the order of what they share: `by` is one of BY."""
+    members: dict[str | int | float, list[Point]] = {}
+    for point in points:
+        members.setdefault(BY[by](point), []).append(point)
+    groups: list[Group] = []
+    for name in sorted(members):
+        scored = [point for point in members[name] if point.scored]
+        pooled = clustered_recall([point.value for point in scored], by_text(scored), by_needle(scored))
+        groups.append(
+            Group(
+                name=str(name),
+                trials=len(scored),
+                recall=pooled.mean if pooled else None,
+                low=pooled.low if pooled else None,
+                high=pooled.high if pooled else None,
+                lost=_lost(members[name]),
+            )
+        )
+    return groups
 
 
-def _cell(length: int, depth: float, values: Sequence[float], lost: Mapping[Lost, int], planned: int | None) -> Cell:
-    points = math.fsum(values)
-    recall, low, high = estimate(points, len(values))
+def _lost(points: Iterable[Point]) -> dict[Lost, int]:
+    counts = Counter(LOST[point.outcome] for point in points if point.outcome is not None and point.outcome in LOST)
+    return {name: counts[name] for name in LOST.values() if counts[name]}
+
+
+def _cell(length: int, depth: float, points: Sequence[Point], planned: int | None) -> Cell:
+    values = [point.value for point in points if point.scored]
+    total = math.fsum(values)
+    recall, low, high = estimate(total, len(values))
     return Cell(
         length=length,
         depth=depth,
         trials=len(values),
-        points=points,
+        points=total,
         recall=recall,
         low=low,
         high=high,
         planned=planned,
-        **lost,
+        **_lost(points),
     )
 
 

@@ -11,15 +11,17 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
 from niah.report.labels import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
+from niah.report.points import Facts
 from niah.report.spending import Spent, cue_note
-from niah.report.stats import EFFECTIVE_RECALL, Cell, Facts, Results, Series, Summary, Where, aggregate, summarise
+from niah.report.stats import EFFECTIVE_RECALL, STRICT_RECALL, Cell, Results, Series, Summary, Where, aggregate
+from niah.report.summary import rounded, summary
 from niah.trial import Record, fingerprint
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ COLUMNS = (
     "missing",
 )
 """Of cells.csv, one line a cell. Recalls are rounded to six decimals; `missing` is empty where the plan is not known."""
-DECIMALS = 6
 WIDEST = 10
 """A grid with more lengths than this has no table in the terminal."""
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
@@ -92,24 +93,6 @@ def write(  # noqa: PLR0913
     return Written(files=[folder / path.name for path in made], results=results, spent=spent)
 
 
-def summary(results: Results, spent: Spent | None = None) -> dict[str, dict[str, Any]]:
-    """What summary.json holds: each model over all its cues, and by cue where it has several. None where nothing is known.
-
-    The cost stands with each model, and the sum of all under "total".
-    """
-    models: dict[str, list[Series]] = {}
-    for series in results.cells:
-        models.setdefault(series.model, []).append(series)
-    entries: dict[str, dict[str, Any]] = {}
-    for model, members in models.items():
-        entries[model] = _entry(summarise([cell for series in members for cell in results.cells[series]]))
-        if len(members) > 1:
-            entries[model]["cues"] = {series.cue: _entry(results.summaries[series]) for series in members}
-    for model, cost in spent.to_json().items() if spent is not None else ():
-        entries.setdefault(model, {})["cost"] = cost
-    return entries
-
-
 def table(results: Results) -> "Table":
     """One row a series. Columns for errors and the like only where there are any."""
     from rich.table import Table
@@ -125,14 +108,18 @@ def table(results: Results) -> "Table":
     for series in summaries:
         cues.setdefault(series.model, []).append(series.cue)
     note = cue_note(cues)
-    caption = f"effective length: the largest whose lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}"
+    caption = (
+        "95% interval: clustered by text and needle\n"
+        f"effective length: the largest up to which the lower bound, pooled over depths, reaches {EFFECTIVE_RECALL}, and {STRICT_RECALL}"
+    )
     made = Table(caption=Text(caption + (f"\n{printable(note)}" if note else "")))
     made.add_column("model", overflow="fold")
-    for name in ("recall", "95% interval", "trials", *lost, "effective length"):
+    for name in ("recall", "95% interval", "trials", *lost, "effective length", f"at {STRICT_RECALL}"):
         made.add_column(name, justify="right")
     for series, one in summaries.items():
         counts = [f"{getattr(one, name) or 0:,}" for name in lost]
-        cells = [_recall(one.recall), _interval(one) or "-", f"{one.trials:,}", *counts, _effective(one)]
+        cells = [_recall(one.recall), _interval(one) or "-", f"{one.trials:,}", *counts]
+        cells += [_effective(one.effective_length), _effective(one.effective_length_95)]
         made.add_row(Text(printable(series.name)), *cells)
     return made
 
@@ -184,8 +171,9 @@ def _colours(recall: float) -> str:
 
 def _draw_all(results: Results, folder: Path, facts: Sequence[str]) -> list[Path]:
     """heatmap.* with all series, and one more figure for each where there are several."""
+    summaries = results.summaries
     panels = {
-        series: heatmap.Panel(title=series.name, cells=cells, notes=[_note(summarise(cells))]) for series, cells in results.cells.items()
+        series: heatmap.Panel(title=series.name, cells=cells, notes=[_note(summaries[series])]) for series, cells in results.cells.items()
     }
     files = heatmap.draw(list(panels.values()), folder / "heatmap", title="Needle in a haystack", facts=facts)
     if len(panels) > 1:
@@ -215,7 +203,7 @@ def _write_cells(results: Results, path: Path) -> Path:
                 cell.length,
                 cell.depth,
                 cell.trials,
-                *map(_rounded, (cell.recall, cell.low, cell.high)),
+                *map(rounded, (cell.recall, cell.low, cell.high)),
             ),
             *(cell.errors, cell.cut, cell.refused, cell.truncated, cell.overflow, cell.missing),
         )
@@ -231,14 +219,6 @@ def _write_summary(results: Results, spent: Spent | None, path: Path) -> Path:
     text = json.dumps(summary(results, spent), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
     return path
-
-
-def _entry(one: Summary) -> dict[str, Any]:
-    return {**asdict(one), **{name: _rounded(getattr(one, name)) for name in ("recall", "low", "high")}}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DECIMALS)
 
 
 def _title_facts(facts: Facts, about: Mapping[str, str]) -> list[str]:
@@ -269,7 +249,7 @@ def _note(one: Summary) -> str:
     if one.recall is None:
         return "no scored trial"
     trials = "1 trial" if one.trials == 1 else f"{one.trials:,} trials"
-    return f"recall {_recall(one.recall)} (95%: {_interval(one)}) · {trials} · effective length {_effective(one)}"
+    return f"recall {_recall(one.recall)} (95%: {_interval(one)}) · {trials} · effective length {_effective(one.effective_length)}"
 
 
 def _recall(recall: float | None) -> str:
@@ -280,5 +260,5 @@ def _interval(one: Summary) -> str | None:
     return None if one.low is None or one.high is None else f"{recall_label(one.low, 3)} to {recall_label(one.high, 3)}"
 
 
-def _effective(one: Summary) -> str:
-    return "none" if one.effective_length is None else length_label(one.effective_length)
+def _effective(length: int | None) -> str:
+    return "none" if length is None else length_label(length)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from niah.backends.models import Capabilities, cost_dollars
 from niah.config import Experiment
+from niah.task.prompt import ASKED_BEFORE
 from niah.trial import Usage
 
 ANSWER_TOKENS = 100
@@ -81,7 +82,7 @@ def output_tokens(experiment: Experiment, known: Capabilities) -> int:
 
 def tokens_in_front(length: int, depth: float, haystack: str, template: str, known: Capabilities) -> int:
     """The tokens in front of a trial's needle, which others of its reshuffle share: 0 where a cache would not keep them."""
-    shared = int(length * depth) if haystack == "shared" and template != "question-first" else 0
+    shared = int(length * depth) if haystack == "shared" and template not in ASKED_BEFORE else 0
     return shared if shared >= (known.cache_min_tokens or CACHE_MIN_TOKENS) else 0
 
 

@@ -20,7 +20,7 @@ from niah.run.calibrate import countable, recall
 from niah.run.money import ANSWER_TOKENS, THINKING_TOKENS, estimate
 from niah.run.plan import Plan, gather
 from niah.run.sweep import capabilities_of, check_all, cues_of, open_backends
-from niah.task.corpus import builtin_names, hub_names, open_corpus
+from niah.task.corpus import REPEATED, builtin_names, hub_names, open_corpus
 from niah.task.hub import load_sources
 from niah.task.needles import check, given_away, load_needles, set_names
 from niah.task.prompt import resolve_cue
@@ -161,7 +161,9 @@ def corpora() -> list[tuple[str, str, str]]:
     """(name, what it is, licence) of every corpus: built-in ones, and those of the hub with their state on this machine."""
     rows: list[tuple[str, str, str]] = []
     for name in builtin_names():
-        rows.append((name, "built in, generated, unlimited", "MIT" if name.removeprefix("builtin/") in hub_names() else "your own"))
+        kind = "one text repeated" if name == REPEATED else "generated"
+        ours = name == REPEATED or name.removeprefix("builtin/") in hub_names()
+        rows.append((name, f"built in, {kind}, unlimited", "MIT" if ours else "your own"))
     for name in hub_names():
         source, snapshot = load_sources(name)[0], find_snapshot(name)
         state = (

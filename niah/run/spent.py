@@ -1,7 +1,7 @@
 """What a run has cost, from its records, and what is still to be paid for it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,14 +69,14 @@ class _Account:
         )
 
 
-def spent_in(folders: Iterable[Path]) -> Spent:
-    """What the answers in some runs cost at the prices that are known now, batches at theirs."""
+def spent_in(folders: Iterable[Path], records: Callable[[Path], Iterable[Record]] = read) -> Spent:
+    """What the answers in some runs cost at the prices that are known now, batches at theirs. `records` reads those of a folder."""
     accounts: dict[str, dict[Path, _Account]] = {}
     lost = 0.0
     for folder in dict.fromkeys(folders):
         lost += lost_in(folder).dollars
         from_batch = batched(folder)
-        for record in read(folder):
+        for record in records(folder):
             if record.reply is not None:
                 there = accounts.setdefault(record.model, {})
                 if folder not in there:

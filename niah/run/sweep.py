@@ -68,6 +68,8 @@ def connection_of(experiment: Experiment) -> Connection:
         timeout_seconds=experiment.timeout_seconds,
         key_variable=experiment.key_variable,
         raw=experiment.raw,
+        instances=experiment.instances,
+        kv_memory_bytes=experiment.kv_memory,
     )
 
 

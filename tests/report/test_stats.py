@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niah.errors import UsageError
-from niah.report.stats import Cell, Series, aggregate, cells, effective_length, estimate, summaries, wilson
+from niah.report.clusters import estimate, wilson
+from niah.report.stats import Cell, Series, aggregate, cells, effective_length, summaries
 from niah.trial import SCORED, Outcome, Record, Score, outcome
 from tests.report.records import grid, plan_counts, record, trial
 
@@ -182,17 +183,37 @@ def test_a_summary_weighs_trials_and_not_cells() -> None:
     records = [record(1.0, of=trial(1000, 0.0)), *(record(0.0, of=trial(1000, 1.0, reshuffle=i)) for i in range(3))]
     (pooled,) = summaries([*records, record(of=trial(4000), error="timeout")]).values()
     assert (pooled.recall, pooled.trials, pooled.errors) == (0.25, 4, 1)
-    assert (pooled.low, pooled.high) == wilson(1, 4)
+    assert (pooled.low, pooled.high) != wilson(1, 4), "trials of one text, or with one needle, are not independent"
+    assert (pooled.texts, pooled.needles) == (3, 3)
 
 
-def test_effective_length_is_the_largest_with_a_good_lower_bound() -> None:
+def row_of(hits: dict[int, int], reshuffles: int = 20) -> list[Cell]:
+    return list(cells(grid(hits, [0.0, 1.0], lambda length, depth: hits[length], reshuffles=reshuffles))[ONE])
+
+
+def test_effective_length_reaches_as_far_as_all_lower_bounds_are_good() -> None:
     # 40 of 40 pooled over two depths: lower bound 0.912; 38 of 40: 0.835; 20 of 20: 0.839
-    hits = {1_000: 20, 4_000: 19, 16_000: 20, 64_000: 19}
-    row = cells(grid(hits, [0.0, 1.0], lambda length, depth: hits[length]))[ONE]
-    assert effective_length(row) == 16_000
-    assert effective_length([c for c in row if c.length in (4_000, 64_000)]) is None
-    assert effective_length([c for c in row if c.depth == 0]) is None, "twenty trials are too few to know it"
-    assert effective_length([]) is None
+    row = row_of({1_000: 20, 4_000: 20, 16_000: 19, 64_000: 20})
+    assert effective_length(row, 0.85) == 4_000, "a longer one that is good again does not count"
+    assert effective_length(row, 0.95) is None
+    assert effective_length([c for c in row if c.length >= 16_000], 0.85) is None
+    assert effective_length([c for c in row if c.depth == 0], 0.85) is None, "twenty trials are too few to know it"
+    assert effective_length([], 0.85) is None
+
+
+def test_the_worst_depth_decides_where_it_is_asked_for() -> None:
+    # 30 of 30: lower bound 0.886; 27 of 30: 0.744; pooled 57 of 60: 0.863
+    row = list(
+        cells(grid([1_000, 4_000], [0.0, 1.0], lambda length, depth: 27 if (length, depth) == (4_000, 1.0) else 30, reshuffles=30))[ONE]
+    )
+    assert (effective_length(row, 0.85), effective_length(row, 0.85, worst_depth=True)) == (4_000, 1_000)
+    row = row_of({1_000: 100}, reshuffles=100)  # 100 of 100: 0.963
+    assert effective_length(row, 0.95, worst_depth=True) == 1_000
+
+
+def test_a_length_without_a_score_ends_the_effective_length() -> None:
+    records = [*grid([1_000, 4_000], [0.5], lambda length, depth: 30, reshuffles=30), record(of=trial(2_000), error="timeout")]
+    assert effective_length(cells(records)[ONE], 0.85) == 1_000
 
 
 def test_no_records_are_no_cells() -> None:

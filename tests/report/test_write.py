@@ -15,7 +15,8 @@ from rich.console import Console
 
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
-from niah.report.stats import aggregate, wilson
+from niah.report.clusters import wilson
+from niah.report.stats import aggregate
 from niah.report.write import COLUMNS, VIRIDIS, grids, slugs, table, write
 from niah.trial import Record
 from tests.report.records import grid, plan_counts, record, trial
@@ -55,12 +56,37 @@ def test_several_models_share_a_heatmap_and_have_their_own(tmp_path: Path) -> No
 def test_summary_says_what_the_records_say(tmp_path: Path) -> None:
     write(two_models(), tmp_path)
     found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    low, high = wilson(45, 60)
-    rest = {"errors": 0, "refused": 0, "cut": 0, "truncated": 0, "overflow": 0, "missing": None}
+    # by hand: ten texts of six trials make t = 2.262157. 60 of 60: n / (n + t^2). 45 of 60, where all misses are in five texts: sums of
+    # deviations +-1.5, variance 10/9 * 22.5 / 3600, which makes the 60 trials worth 27
+    rest = {"errors": 0, "refused": 0, "cut": 0, "truncated": 0, "overflow": 0, "missing": None, "trials": 60, "texts": 10, "needles": 10}
+    lengths = {"effective_length_95": None, "effective_length_worst_depth": None, "effective_length_worst_depth_95": None}
+    by, trend = ({model: entry.pop(name) for model, entry in found.items()} for name in ("by", "trend"))
     assert found == {
-        "a/good": {"recall": 1.0, "low": round(wilson(60, 60)[0], 6), "high": 1.0, "trials": 60, "effective_length": 32_000, **rest},
-        "b/weak": {"recall": 0.75, "low": round(low, 6), "high": round(high, 6), "trials": 60, "effective_length": 4_000, **rest},
+        "a/good": {"recall": 1.0, "low": 0.921413, "high": 1.0, "effective_length": 32_000, **lengths, **rest},
+        "b/weak": {"recall": 0.75, "low": 0.532792, "high": 0.887541, "effective_length": 4_000, **lengths, **rest},
     }
+    assert {name: set(groups) for name, groups in by["b/weak"].items()} == {
+        "corpus": {"builtin/wikipedia"},
+        "needle": {f"needle-{i}" for i in range(10)},
+        "depth": {"0.0", "0.5", "1.0"},
+        "length": {"4000", "32000"},
+        "cue": {"off"},
+    }
+    assert by["b/weak"]["length"]["32000"]["recall"] == 0.5 and by["b/weak"]["needle"]["needle-7"]["recall"] == 0.5
+    assert trend["a/good"] is None, "where nothing is missed there is no trend"
+    assert trend["b/weak"]["doubling"]["high"] < 1 and trend["b/weak"]["depth"]["low"] < 1 < trend["b/weak"]["depth"]["high"]
+
+
+def test_groups_tell_what_is_not_scored(tmp_path: Path) -> None:
+    records = [
+        record(1.0),
+        record(of=trial(reshuffle=1), error="timeout"),
+        record(0.0, of=trial(reshuffle=2, corpus="legal"), stop="length"),
+    ]
+    write(records, tmp_path)
+    by = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["server/test"]["by"]["corpus"]
+    assert by["builtin/wikipedia"]["trials"] == by["builtin/wikipedia"]["errors"] == 1
+    assert by["legal"] == {"recall": None, "low": None, "high": None, "trials": 0, "cut": 1}
 
 
 def test_summary_tells_cues_apart(tmp_path: Path) -> None:
@@ -180,7 +206,7 @@ def test_the_title_says_needles_corpora_tokenizer_and_cue(tmp_path: Path) -> Non
     text = re.sub(r"\s+", " ", " ".join(re.findall(r">([^<]+)</text>", text)))
     for fact in ("server/test", "30 needles (default)", "corpora legal, medical", "tokenizer niah-8k", "cue user", "run 2026-11-22"):
         assert fact in text
-    assert "recall 1.000 (95%: 0.959 to 1.000) · 90 trials · effective length 4k" in text
+    assert "recall 1.000 (95%: 0.956 to 1.000) · 90 trials · effective length 4k" in text
 
 
 def test_the_title_says_what_is_unusual(tmp_path: Path) -> None:
@@ -193,8 +219,8 @@ def test_the_title_says_what_is_unusual(tmp_path: Path) -> None:
 
 def test_the_table_has_a_row_a_series_and_columns_only_for_what_happened() -> None:
     text = shown(table(aggregate(two_models())))
-    assert "a/good" in text and "1.000" in text and "0.940 to 1.000" in text and "32k" in text
-    assert "0.750" in text and "0.628 to 0.842" in text and "4k" in text
+    assert "a/good" in text and "1.000" in text and "0.921 to 1.000" in text and "32k" in text
+    assert "0.750" in text and "0.533 to 0.888" in text and "4k" in text
     assert "errors" not in text and "missing" not in text
     assert "errors" in shown(table(aggregate([*two_models(), record(error="timeout")])))
     assert "none" in shown(table(aggregate([record(0.0)])))
