@@ -17,6 +17,11 @@ from niah.errors import UsageError, did_you_mean
 from niah.trial import Sampling
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_ELSEWHERE = {
+    "name", "base_url", "key_variable", "instances", "kv_memory", "concurrency", "timeout_seconds", "strict", "max_cost", "max_tokens",
+}  # fmt: skip
+"""What two runs of the same experiment may differ in."""
 
 
 class SamplingTable(BaseModel):
@@ -41,7 +46,9 @@ class Experiment(BaseModel):
     models: tuple[str, ...] = Field(min_length=1, description="backend/model, as in server/llama or baseline/bm25")
     base_url: str | None = Field(default=None, description="where server/ models answer, ending in /v1")
     key_variable: str | None = Field(default=None, description="environment variable with the key, instead of the usual one")
-    raw: bool = Field(default=False, description="server/ and hf/ models are base models: no chat template")
+    raw: bool = Field(default=False, description="server/ and local models are base models: no chat template")
+    instances: int = Field(default=1, ge=1, description="how many instances share the KV cache of a distkv/ model")
+    kv_memory: int | None = Field(default=None, ge=1, description="bytes of KV cache an instance, as in 256MB; default what is free")
     corpora: tuple[str, ...] = Field(min_length=1, description="builtin/NAME, a prepared corpus, or a path")
     needles: str = Field(default="default", description="a needle set's name or file, or words, numbers, uuids")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of the whole prompt: a list, or {from, to, steps, scale}")
@@ -76,6 +83,11 @@ class Experiment(BaseModel):
     def _max_tokens(cls, value: Any) -> Any:
         return parse_length(value) if isinstance(value, str) else value
 
+    @field_validator("kv_memory", mode="before")
+    @classmethod
+    def _kv_memory(cls, value: Any) -> Any:
+        return parse_bytes(value) if isinstance(value, str) else value
+
     @field_validator("lengths", mode="before")
     @classmethod
     def _lengths(cls, value: Any) -> Any:
@@ -92,9 +104,7 @@ class Experiment(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The fields that make two runs the same experiment: how fast, where, and under which name does not matter."""
-        return self.model_dump(
-            mode="json", exclude={"name", "base_url", "key_variable", "concurrency", "timeout_seconds", "strict", "max_cost", "max_tokens"}
-        )
+        return self.model_dump(mode="json", exclude=_ELSEWHERE)
 
 
 def parse_length(value: Any) -> int:
@@ -104,6 +114,14 @@ def parse_length(value: Any) -> int:
     if tokens < 1 or tokens != int(tokens):
         raise ValueError(f"{value!r} is no length: write whole tokens, as in 4000, 4k or 1M")
     return int(tokens)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from "256MB", "1.5 GB" or "64MiB"."""
+    match = re.fullmatch(r"(\d+(?:[.]\d+)?) ?([kmg]i?)?b", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory: write bytes, as in 256MB, 1.5GB or 64MiB")
+    return int(float(match[1]) * _BYTES[match[2] or ""])
 
 
 def parse_depth(value: Any) -> float:

@@ -41,9 +41,13 @@ def test_the_protocols_have_their_published_sizes() -> None:
     assert ablation.cue == ("off", "user", "prefill")
 
 
-@pytest.mark.parametrize("name", ["anthropic", "classic", "cue-ablation", "near-misses"])
+COSTLY = ["anthropic", "classic", "cue-ablation", "near-misses"]
+LOCAL = ["passkey-1m", "needles-1m", "needles-1m-question-first"]
+
+
+@pytest.mark.parametrize("name", [*COSTLY, *LOCAL])
 def test_the_costs_in_the_comments_are_right(name: str) -> None:
-    """Each config's comment says how many tokens it asks and what that costs at $3 per million."""
+    """Each config's comment says how many tokens it asks and what that costs at $3 per million, or nothing in this process."""
     path = resources.find("configs", name)
     assert path
     comment = " ".join(line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
@@ -52,7 +56,20 @@ def test_the_costs_in_the_comments_are_right(name: str) -> None:
     tokens = sum(experiment.lengths) * prompts
     assert f"{prompts * len(experiment.lengths):,} prompts" in comment
     assert f"{tokens / 1e6:.1f} million input tokens" in comment
-    assert f"${tokens * 3 / 1e6:.0f}" in comment
+    assert ("costs nothing" if name in LOCAL else f"${tokens * 3 / 1e6:.0f}") in comment
+
+
+def test_the_tests_of_the_papers_memory_have_their_shape() -> None:
+    """Table 3 to 1M with the end as a depth of its own; natural text with the question behind and in front, else alike."""
+    passkey, last, first = (load_experiment(name, {}) for name in LOCAL)
+    assert (passkey.lengths[0], passkey.lengths[-1], passkey.depths) == (32_000, 1_000_000, (0, 0.5, 1))
+    assert (passkey.corpora, passkey.needles, passkey.template) == (("builtin/repeated",), "passkey", "passkey")
+    differing = {"name", "template"}
+    assert last.model_dump(exclude=differing) == first.model_dump(exclude=differing)
+    assert last.needles == "default"
+    assert (last.template, first.template) == ("default", "question-twice")
+    assert last.lengths[0] == 1000
+    assert last.lengths[-1] == 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from niah import __version__
-from niah.cli import haystacks, models, needles, reports, sweeps, train
+from niah.cli import compare, distkv, haystacks, models, needles, reports, sweeps, train
 
 app = typer.Typer(
     name="niah",
@@ -37,6 +37,9 @@ app.command()(models.models)
 app.command()(models.check)
 app.command()(reports.report)
 app.command()(reports.rescore)
+app.command()(compare.compare)
+app.add_typer(compare.app, name="baseline")
 app.add_typer(haystacks.app, name="haystack")
 app.add_typer(needles.app, name="needles")
 app.add_typer(train.app, name="train")
+app.add_typer(distkv.app, name="distkv")

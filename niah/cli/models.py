@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from niah.cli.options import BaseUrl, KeyVariable, Raw
+from niah.cli.options import BaseUrl, Instances, KeyVariable, KvMemory, Raw
 
 
 def models(
@@ -36,6 +36,8 @@ def check(
     base_url: BaseUrl = None,
     key_variable: KeyVariable = None,
     raw: Raw = None,
+    instances: Instances = None,
+    kv_memory: KvMemory = None,
 ) -> None:
     """Send one small trial to a model.
 
@@ -48,7 +50,7 @@ def check(
     from niah.run.check import check_model
 
     given = {"models": [model], "base_url": base_url, "key_variable": key_variable, "raw": raw}
-    found = check_model(load_experiment(config, given))
+    found = check_model(load_experiment(config, given | {"instances": instances, "kv_memory": kv_memory}))
     Console(highlight=False).print(table(("", model), found.facts))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}")

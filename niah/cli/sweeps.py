@@ -19,7 +19,9 @@ from niah.cli.options import (
     CueMode,
     Depths,
     Format,
+    Instances,
     KeyVariable,
+    KvMemory,
     Lengths,
     MaxCost,
     MaxTokens,
@@ -55,6 +57,8 @@ def sweep(
     base_url: BaseUrl = None,
     key_variable: KeyVariable = None,
     raw: Raw = None,
+    instances: Instances = None,
+    kv_memory: KvMemory = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -80,16 +84,14 @@ def sweep(
     from niah.run.sweep import sweep as run
 
     experiment = _experiment(
-        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
-        reshuffles=reshuffles, corpora=corpora,
+        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, instances=instances, kv_memory=kv_memory,
+        lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
-    console = _console()
-    folder = out or choose_folder(experiment, Path("results"))
+    folder, console = out or choose_folder(experiment, Path("results")), _console()
     resume = _resume_line(folder, given=out is not None)
     try:
-        confirm = partial(_agree, yes=yes, console=console)
-        swept = run(experiment, folder, _progress(console), confirm, _batches(batch, no_wait))
+        swept = run(experiment, folder, _progress(console), partial(_agree, yes=yes, console=console), _batches(batch, no_wait))
     except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
         console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -122,6 +124,8 @@ def plan(
     base_url: BaseUrl = None,
     key_variable: KeyVariable = None,
     raw: Raw = None,
+    instances: Instances = None,
+    kv_memory: KvMemory = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -149,8 +153,8 @@ def plan(
     from niah.run.overview import overview
 
     experiment = _experiment(
-        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, lengths=lengths, depths=depths,
-        reshuffles=reshuffles, corpora=corpora,
+        config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, instances=instances, kv_memory=kv_memory,
+        lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
     facts = overview(experiment, batch=batch)

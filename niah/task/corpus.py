@@ -22,6 +22,8 @@ from niah.task.seeded import Draw
 
 BLOCK = 1024
 """An unlimited corpus is permuted in blocks of so many documents, so that its beginning does not depend on how far it is read."""
+REPEATED = "builtin/repeated"
+"""The only corpus that repeats itself: the filler of the passkey test."""
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 
 
@@ -87,7 +89,8 @@ def _builtin(name: str) -> Corpus:
         raise UsageError(f"corpus {name!r} is unknown; {did_you_mean(name, builtin_names())}")
     content = path.read_bytes()
     try:
-        grammar = Grammar.load(domain, tomllib.loads(content.decode()))
+        data = tomllib.loads(content.decode())
+        grammar, about = Grammar.load(domain, data), f"built in: {data.get('about', 'generated text, unlimited')}"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} is no valid TOML: {error}") from None
 
@@ -97,7 +100,7 @@ def _builtin(name: str) -> Corpus:
         return Document(id=f"{domain}-{number}", title=title, text=text)
 
     fingerprint = hashlib.sha256(b"grammar 2 " + content).hexdigest()[:16]
-    return Corpus(name=name, fingerprint=fingerprint, size=None, about="built in: generated text, unlimited", document=document)
+    return Corpus(name=name, fingerprint=fingerprint, size=None, about=about, document=document)
 
 
 def _snapshot(name: str) -> Corpus:

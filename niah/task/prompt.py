@@ -36,14 +36,21 @@ class Template:
 
 
 _SYSTEM = "You answer questions about documents. Answer briefly and completely, and only from what the documents say."
+_SOMETHING_HIDDEN = (
+    "One important thing is hidden in a long text that does not matter. Find it and keep it in mind: a question about it comes at the end."
+)
 TEMPLATES: Mapping[str, Template] = {
     template.name: template
     for template in (
         Template(name="default", system=_SYSTEM, user="{context}\n\n{question}"),
         Template(name="question-first", system=_SYSTEM, user="{question}\n\n{context}"),
+        Template(name="question-twice", system=_SYSTEM, user="{question}\n\n{context}\n\n{question}"),
         Template(name="plain", system="", user="{context}\n\n{question}"),
+        Template(name="passkey", system="", user=f"{_SOMETHING_HIDDEN}\n\n{{context}}\n\n{{question}}"),
     )
 }
+ASKED_BEFORE = ("question-first", "question-twice")
+"""Prompts of these have nothing in common in front of the text, for their questions differ."""
 
 
 def load_template(name: str) -> Template:

@@ -1,88 +1,42 @@
 """The whole tool against a server that is not ours: `niah` as a command, `transformers serve` behind it, a real tokenizer between.
 
 The model is random and finds nothing. What is tested is everything around it: that prompts arrive whole, that every answer is
-kept, and that whatever goes wrong is named and never counted as a miss.
+kept, and that what is cut is never counted as a miss. What goes wrong: test_transformers_faults.py.
 """
 
 import json
-import os
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from niah import sentences
-from niah.config import load_experiment
-from niah.run.plan import Plan, gather
-from niah.run.store import read
-from niah.trial import Cue, Prompt, Record, Trial, outcome
+from niah.trial import Prompt, Record, outcome
 from tests.peers.process import offline
 from tests.peers.server import Server
+from tests.peers.serving import (
+    CAP,
+    CORPORA,
+    MAKE_CHECKPOINT,
+    PYTHON,
+    REAL,
+    SHARED,
+    Sweep,
+    checkpoint,
+    experiment,
+    folder,
+    niah,
+    peers,
+    run_sweep,
+    server,
+    summary,
+)
 from tests.peers.tiny_checkpoint import WINDOW, overhead, render
 
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-PYTHON = Path(os.environ.get("NIAH_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python")
-ABSENT = f"no peers' environment: `make peers` makes it, or NIAH_PEERS_PYTHON names its python ({PYTHON} is not there)"
-MAKE_CHECKPOINT = Path(__file__).with_name("tiny_checkpoint.py")
-
-pytestmark = [pytest.mark.peers, pytest.mark.skipif(not PYTHON.is_file(), reason=ABSENT)]
-
-CAP = 12
-IN_FLIGHT = 8
-CUE: Cue = "user"
-REAL = [str(SHARED / f"{name}.parquet") for name in ("medical", "wikipedia") if (SHARED / f"{name}.parquet").is_file()]
-CORPORA = ["builtin/wikipedia", "builtin/legal", *REAL]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A finished sweep: what was planned, what is on the disk, and the requests that the server logged for it."""
-
-    config: Path
-    folder: Path
-    ended: Ended
-    plan: Plan
-    planned: Mapping[str, tuple[Trial, Prompt]]
-    records: list[Record]
-    statuses: list[int]
-
-    @property
-    def pairs(self) -> Iterator[tuple[Record, Trial, Prompt]]:
-        for record in self.records:
-            yield record, *self.planned[record.trial.key]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("peers")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Path:
-    path = folder / "tiny"
-    subprocess.run([PYTHON, MAKE_CHECKPOINT, "make", path], env=offline(), check=True, capture_output=True, timeout=120)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, checkpoint: Path) -> Iterator[Server]:
-    with Server(PYTHON, checkpoint, folder / "server.log") as running:
-        yield running
+__all__ = ["checkpoint", "folder", "server"]
+pytestmark = peers
 
 
 @pytest.fixture(scope="module")
@@ -105,67 +59,6 @@ def measured(folder: Path, server: Server, checkpoint: Path) -> Sweep:
     """A sweep whose lengths are in tokens of the server's own tokenizer, up to the edge of its window."""
     config = experiment(folder / "measured.toml", lengths=[700, 1500, WINDOW - 2 * CAP], reshuffles=len(CORPORA))
     return run_sweep(config, folder / "measured", server, tokenizer=str(checkpoint / "tokenizer.json"))
-
-
-def experiment(path: Path, *, lengths: list[int], reshuffles: int, depths: tuple[float, ...] = (0, 0.5, 1)) -> Path:
-    """Write a config. JSON's lists, strings and numbers are TOML's."""
-    fields = {
-        "models": ["server/tiny"],
-        "corpora": CORPORA,
-        "lengths": lengths,
-        "depths": depths,
-        "reshuffles": reshuffles,
-        "cue": CUE,
-        "concurrency": IN_FLIGHT,
-    }
-    top = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-    path.write_text("\n".join([*top, "[sampling]", f"max_output_tokens = {CAP}", "temperature = 0", ""]), encoding="utf-8")
-    return path
-
-
-def niah(*arguments: object, cwd: Path) -> Ended:
-    """Run the command line as a user does."""
-    with start(*arguments, cwd=cwd) as process:
-        out, err = process.communicate(timeout=200)
-    return Ended(code=process.returncode, out=out, err=err)
-
-
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "NIAH_SERVER_KEY"}
-    environment |= {"NIAH_CACHE": str(cwd / "cache"), "NO_PROXY": "127.0.0.1", "COLUMNS": "120", "OMP_NUM_THREADS": "1", "CI": "1"}
-    command = [sys.executable, "-m", "niah", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run_sweep(config: Path, out: Path, server: Server, **options: str) -> Sweep:
-    before = len(server.statuses())
-    given = [word for name, value in options.items() for word in (f"--{name}", value)]
-    ended = niah("sweep", config, *given, "--base-url", server.url, "--out", out, cwd=config.parent)
-    assert ended.code == 0, f"{ended.out}\n{ended.err}\n{server.tail()}"
-    planned = open_plan(config, **options)
-    return Sweep(
-        config=config,
-        folder=out,
-        ended=ended,
-        plan=planned,
-        planned={trial.key: (trial, planned.materials.maker.make(trial)) for trial in planned.trials((CUE,))},
-        records=list(read(out)),
-        statuses=server.statuses()[before:],
-    )
-
-
-def open_plan(config: Path, **options: str) -> Plan:
-    """The plan of an experiment, made here and not by the command."""
-    loaded = load_experiment(str(config), options)
-    return Plan(loaded, gather(loaded))
-
-
-def summary(out: Path, model: str = "server/tiny") -> dict[str, Any]:
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))[model]
-
-
-def lines(text: str) -> list[str]:
-    return text.strip().splitlines()
 
 
 # What is sent and what arrives
@@ -302,102 +195,3 @@ def test_a_finished_run_asks_nothing_when_resumed(sweep: Sweep, server: Server) 
     assert ended.code == 0, ended.err
     assert server.statuses() == before
     assert (sweep.folder / "trials.jsonl").read_bytes() == lines_before
-
-
-# What goes wrong
-
-
-@pytest.fixture
-def small(folder: Path, request: pytest.FixtureRequest) -> Path:
-    """The config of four trials."""
-    return experiment(folder / f"{request.node.name}.toml", lengths=[400], depths=(0, 1), reshuffles=2)
-
-
-def test_a_wrong_model_name_stops_the_run_and_keeps_what_others_answered(small: Path, server: Server) -> None:
-    out = small.with_suffix("")
-    models = ["--model", "server/tiny", "--model", "server/tinny"]
-    ended = niah("sweep", small, *models, "--base-url", server.url, "--out", out, cwd=small.parent)
-    assert ended.code == 4
-    assert 1 <= len(lines(ended.err)) <= 2
-    assert "tinny" in ended.err
-    assert "Traceback" not in ended.out + ended.err
-    answered = [record for record in read(out) if record.reply]
-    assert [record.model for record in answered] == ["server/tiny"] * 4
-    assert summary(out)["trials"] + summary(out)["cut"] == 4
-    assert not [record for record in read(out) if record.model == "server/tinny" and record.scores]
-
-
-def test_a_wrong_model_name_costs_one_request(small: Path, server: Server) -> None:
-    """niah/run/runner.py promises it: what is wrong with the model's name costs one request."""
-    before = len(server.statuses())
-    ended = niah("sweep", small, "--model", "server/tinny", "--base-url", server.url, "--out", small.with_suffix(""), cwd=small.parent)
-    assert ended.code == 4
-    assert server.statuses()[before:] == [400], ended.err
-
-
-def test_an_address_without_v1_is_named(small: Path, server: Server) -> None:
-    out, address = small.with_suffix(""), server.url.removesuffix("/v1")
-    ended = niah("sweep", small, "--base-url", address, "--out", out, cwd=small.parent)
-    assert ended.code == 4
-    assert 1 <= len(lines(ended.err)) <= 2
-    assert "--base-url" in ended.err
-    assert "/v1" in ended.err
-    assert not list(read(out))
-
-
-def test_a_prefilled_cue_that_the_server_refuses_is_an_error_and_no_miss(small: Path, server: Server) -> None:
-    out, before = small.with_suffix(""), len(server.statuses())
-    ended = niah("sweep", small, "--cue", "prefill", "--base-url", server.url, "--out", out, cwd=small.parent)
-    assert ended.code == 4
-    assert 1 <= len(lines(ended.err)) <= 2
-    assert "continue_final_message" in ended.err
-    assert set(server.statuses()[before:]) == {422}
-    assert len(server.statuses()) - before <= 3
-    records = list(read(out))
-    assert all(record.reply is None and not record.scores for record in records)
-    assert {record.error and record.error.kind for record in records} <= {"bad_request"}
-    assert (summary(out)["trials"], summary(out)["recall"]) == (0, None)
-
-
-def test_a_refused_prefill_says_what_to_do(small: Path, server: Server) -> None:
-    ended = niah("sweep", small, "--cue", "prefill", "--base-url", server.url, "--out", small.with_suffix(""), cwd=small.parent)
-    assert ended.code == 4
-    assert "--cue" in ended.err, ended.err
-
-
-def test_a_server_that_dies_in_the_middle_loses_nothing(folder: Path, server: Server) -> None:
-    config = experiment(folder / "killed.toml", lengths=[400, 800, 1600], reshuffles=12)
-    out, planned = folder / "killed", 3 * 3 * 12
-    command = ("sweep", config, "--base-url", server.url, "--out", out)
-    before = len(server.statuses())
-
-    with start(*command, cwd=folder) as process:
-        wait_for_lines(out / "trials.jsonl", 20, process)
-        server.kill()
-        told, complaint = process.communicate(timeout=200)
-    asked = server.statuses()[before:]
-    answered = {record.trial.key for record in read(out) if record.reply}
-    assert process.returncode == 4, f"{told}\n{complaint}"
-    assert 1 <= len(lines(complaint)) <= 2
-    assert server.url in complaint
-    assert "--out" in told, "the line that resumes"
-    assert 20 <= len(answered) <= len(asked) <= len(answered) + IN_FLIGHT < planned
-    assert not [record for record in read(out) if record.error and record.scores]
-    assert summary(out)["trials"] + summary(out)["cut"] == len(answered)
-
-    server.start()
-    ended = niah(*command, cwd=folder)
-    assert ended.code == 0, ended.err
-    assert server.statuses()[before + len(asked) :] == [200] * (planned - len(answered))
-    replies = [record.trial.key for record in read(out) if record.reply]
-    assert sorted(replies) == sorted(trial.key for trial in open_plan(config).trials((CUE,)))
-    told_after = summary(out)
-    assert (told_after["trials"] + told_after["cut"], told_after["errors"], told_after["missing"]) == (planned, 0, 0)
-
-
-def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, "the sweep ended before the server was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

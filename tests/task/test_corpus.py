@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from niah.errors import CorpusError, UsageError
-from niah.task.corpus import BLOCK, open_corpus
+from niah.task.corpus import BLOCK, REPEATED, open_corpus
 from niah.task.seeded import Draw
 
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DOMAINS = ("wikipedia", "legal", "financial", "medical")
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
@@ -112,6 +113,17 @@ def test_builtin_documents_are_clean_prose_and_no_paragraph_comes_twice(domain: 
             assert paragraph not in seen, (number, paragraph[:80])
             seen.add(paragraph)
     assert corpus.document(3) == open_corpus(f"builtin/{domain}").document(3)
+
+
+def test_the_repeated_corpus_says_what_it_is_and_repeats_only_itself() -> None:
+    """No silent repetition: the one corpus that repeats is called so, and so are its runs."""
+    corpus = open_corpus(REPEATED)
+    assert "repeated" in corpus.about
+    assert "generated" in open_corpus("builtin/legal").about
+    assert corpus.size is None
+    assert {corpus.document(number).text for number in (0, 1, 700)} == {corpus.document(5).text}
+    words, filler = corpus.document(0).text.split(), FILLER.split()
+    assert words == filler * (len(words) // len(filler))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"real text is not there: {REAL}")

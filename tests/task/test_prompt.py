@@ -22,6 +22,7 @@ FILES = {
     "b.md": "# Rates\n\nThe rate rose to 4.25 per cent. Sales fell. “Why?” he asked. Costs were stable in the U.S. and abroad.",
     "c.jsonl": '{"id": "x", "text": "A court may hear the appeal. See id., at 12. The rule is plain."}\n{"text": "Patients (n = 12) improved. None died."}',
 }
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 GOLDEN = "cadddf6f92909197"
 GOLDEN_BUILTIN = "6e9bd9801cbd4c9a"
 
@@ -99,6 +100,24 @@ def test_the_cue_modes() -> None:
 def test_the_question_first_template_asks_before_the_documents() -> None:
     prompt = prompts_of(template="question-first")[0][1]
     assert prompt.messages()[1]["content"].startswith(f"{prompt.question}\n\n")
+
+
+def test_the_question_twice_template_asks_on_both_sides() -> None:
+    prompt = prompts_of(template="question-twice", cue="off")[0][1]
+    content = prompt.messages()[1]["content"]
+    assert content == f"{prompt.question}\n\n{prompt.context}\n\n{prompt.question}"
+
+
+def test_the_passkey_template_and_its_filler_leave_nothing_else_to_find() -> None:
+    """As in the paper: a line that says that something is hidden, five sentences over and over, the key, the question."""
+    for trial, prompt in prompts_of(template="passkey", corpora=["builtin/repeated"], needles="passkey", cue="off", lengths=[400, 12_000]):
+        assert [message["role"] for message in prompt.messages()] == ["user"]
+        assert prompt.messages()[0]["content"].endswith("\n\nWhat is the pass key?")
+        number = trial.needles[0].removeprefix("pass-key-")
+        before, found, after = prompt.context.partition(f"The pass key is {number}. Remember it. {number} is the pass key.")
+        assert found
+        rest, filler = [*before.split(), *after.split()], FILLER.split()
+        assert rest == (filler * (len(rest) // len(filler) + 1))[: len(rest)]
 
 
 def test_trials_with_different_cues_share_text_and_needles() -> None:
