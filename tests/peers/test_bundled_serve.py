@@ -25,7 +25,7 @@ from tests.peers.serving import CORPORA, PYTHON, experiment, niah, peers
 
 pytestmark = peers
 SMALL = LlamaShape(hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=112)
-CAP = 48
+CAP = 120
 
 
 @pytest.fixture(scope="module")
