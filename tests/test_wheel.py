@@ -130,4 +130,6 @@ def test_the_wheel_is_small_and_holds_no_tests(installed: Path) -> None:
     assert "niah/data/configs/quickstart.toml" in files
     assert "niah/py.typed" in files
     assert not [name for name in files if name.startswith(("tests", "results", "benchmarks"))]
-    assert sum((installed / name).stat().st_size for name in files if not name.startswith(WEIGHTS)) < 5_000_000
+    # What Python has compiled since is no part of the wheel, and readers have a limit of their own.
+    shipped = [name for name in files if "__pycache__" not in name and not name.startswith(WEIGHTS)]
+    assert sum((installed / name).stat().st_size for name in shipped) < 4_000_000

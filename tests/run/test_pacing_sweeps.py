@@ -185,11 +185,13 @@ def test_over_http(style: Style):
         async with httpx.AsyncClient(timeout=30) as client:
             await asyncio.gather(*(ask(client, pacer, server, tokens) for tokens in sizes("both bind", seed=2)))
 
-    with BucketServer(limiter, speed=80, seconds=5.0) as server:
+    with BucketServer(limiter, speed=25, seconds=5.0) as server:
         asyncio.run(main(server))
-    # Real time counts eighty times here, a busy machine's delays too: how fast it goes is held on the virtual clock above.
     assert len(limiter.granted) == 300
-    assert limiter.refused_share() < 0.1
+    assert limiter.throughput() >= 0.9
+    # Without headers a few requests are out when the first refusal comes, and a busy machine's delays count twenty-five times here: the
+    # virtual clock's tests above hold these styles to 2 %. At eighty times, a loaded machine failed here.
+    assert limiter.refused_share() < (0.02 if style in ("openai", "anthropic") else 0.05)
 
 
 def test_who_stands_behind_a_large_request_that_gives_up_goes_as_soon_as_it_fits():

@@ -176,12 +176,13 @@ def test_a_needle_too_long_for_its_text_is_drawn_again() -> None:
 
 @given(SEEDS)
 def test_a_masked_question_holds_words_of_the_sentence_but_not_all(seed: int) -> None:
-    sentence = "The tall keeper of Brandt Hall painted eleven wooden swans green last May."
+    # No word of it stands in what a question opens with.
+    sentence = "Tall keepers at Brandt Hall painted eleven wooden swans green last May."
     asked = masked_question(random.Random(seed), sentence)
     own = {word.strip(".").lower() for word in sentence.split()}
+    shared = own & {word.strip("?,:").lower() for word in asked.split()}
     assert asked.endswith("?")
-    assert own & {word.strip("?,:").lower() for word in asked.split()}
-    assert sentence.strip(".").lower() not in asked.lower()
+    assert 1 <= len(shared) < len(own)
 
 
 @pytest.mark.parametrize("kind", noise_module._KINDS)

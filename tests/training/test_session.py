@@ -87,12 +87,13 @@ def test_a_training_is_interrupted_resumed_and_exported(monkeypatch: pytest.Monk
     assert [row["step"] for row in log.read(Path("run/log.jsonl"))] == [5, 6]
     model = AutoModelForCausalLM.from_pretrained("run/checkpoint", dtype=torch.float32)
     ours = Llama(LlamaShape())
-    ours.load_state_dict(torch.load("run/best.pt", weights_only=True))
+    best = torch.load("run/best.pt", weights_only=True)
+    # In half precision, as they are stored.
+    ours.load_state_dict({name: tensor.bfloat16().float() for name, tensor in best.items()})
     ids = torch.randint(0, 8000, (1, 30))
     with torch.no_grad():
         expected = ours.logits(ours(ids, torch.arange(30)[None]))
-        # In half precision a head may look elsewhere at a token or two of random text: most logits are the same, not each.
-        assert (model(ids).logits - expected).abs().median() < 0.05 * expected.std()
+        assert torch.allclose(model(ids).logits, expected, atol=0.01 * expected.std().item())
 
     assert niah(monkeypatch, "train", "curves", "run") == 0
     assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
