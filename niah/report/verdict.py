@@ -136,7 +136,7 @@ def _non_inferiority(comparison: Comparison, gate: Gate) -> Check:
         state: State = "inconclusive" if comparison.candidate.alone else "unmeasured"
         return Check(name=name, state=state, told=f"no trial is scored on both sides ({_why(comparison)})")
     told = (
-        f"recall {signed_label(found.mean)} against the base "
+        f"recall differs from the base by {signed_label(found.mean)} "
         f"({percent(comparison.level)} interval {interval(found, signed=True)}, margin {gate.margin:g}, {found.trials:,} pairs)"
     )
     if max(found.texts, found.needles) < 2:

@@ -45,13 +45,13 @@ def against(share: float, gate: Gate | None = None) -> Verdict:
 def test_equal_answers_pass() -> None:
     verdict = against(0)
     assert (verdict.status, verdict.exit_code) == ("pass", 0)
-    assert verdict.headline == "PASS: recall 0.000 against the base (95% interval -0.011 to +0.011, margin 0.02, 400 pairs)"
+    assert verdict.headline == "PASS: recall differs from the base by 0.000 (95% interval -0.011 to +0.011, margin 0.02, 400 pairs)"
 
 
 def test_a_clear_drop_is_a_regression() -> None:
     verdict = against(0.1)
     assert (verdict.status, verdict.exit_code) == ("regressed", 1)
-    assert verdict.headline.startswith("REGRESSED: recall -0.") and verdict.comparison.difference is not None
+    assert verdict.headline.startswith("REGRESSED: recall differs from the base by -0.") and verdict.comparison.difference is not None
     assert verdict.comparison.difference.high < -0.02
 
 
