@@ -65,7 +65,7 @@ def compared(place: Path, *words: str) -> tuple[int, str, str]:
 
 def test_a_worse_model_of_the_same_run_fails_the_gate(place: Path) -> None:
     code, out, _ = compared(place, "both:server/good", "both:server/worse")
-    assert code == 1 and out.startswith("REGRESSED: recall -0.")
+    assert code == 1 and out.startswith("REGRESSED: recall differs from the base by -0.")
     assert "120 (20 texts, 3 needles" in out and "input tokens an answer" in out and "unknown" in out
     assert compared(place, "both:server/good", "both:server/good", "--margin", "0.1")[0] == 0
     code, out, _ = compared(place, "both:server/worse", "both:server/good")
