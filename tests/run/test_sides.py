@@ -69,7 +69,7 @@ def test_a_worse_model_of_the_same_run_fails_the_gate(place: Path) -> None:
     assert "120 (20 texts, 3 needles" in out and "input tokens an answer" in out and "unknown" in out
     assert compared(place, "both:server/good", "both:server/good", "--margin", "0.1")[0] == 0
     code, out, _ = compared(place, "both:server/worse", "both:server/good")
-    assert code == 0 and out.startswith("PASS: recall +0.")
+    assert code == 0 and out.startswith("PASS: recall differs from the base by +0.")
 
 
 def test_every_format_says_the_same(place: Path) -> None:
