@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: sweep test lint types pytest peers peers-all bench clean
+.PHONY: sweep test lint types pytest peers browser peers-all bench clean
 
 sweep: .venv/installed
 	@$(BIN)/niah sweep configs/quickstart.toml
@@ -21,7 +21,7 @@ pytest: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 # The environment of the real servers that tests/peers talk to; without it these tests are skipped and say so.
-peers: .venv-peers/installed .venv-litellm/installed
+peers: .venv-peers/installed .venv-litellm/installed .venv-inspect/installed
 
 .venv-peers/installed: peers-constraints.txt
 	$(PYTHON) -m venv .venv-peers
@@ -32,6 +32,17 @@ peers: .venv-peers/installed .venv-litellm/installed
 	$(PYTHON) -m venv .venv-litellm
 	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check --constraint litellm-constraints.txt 'litellm[proxy]'
 	@touch $@
+
+# tests/peers/test_inspect.py opens our logs with inspect_ai's own readers.
+.venv-inspect/installed: inspect-constraints.txt
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check --constraint inspect-constraints.txt inspect_ai
+	@touch $@
+
+# The browser that tests/report/test_page_browser.py opens the HTML page with; without it these tests are skipped and say so. Debian's, as root.
+browser:
+	@command -v chromium >/dev/null || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null) \
+		|| echo "chromium could not be installed: tests of the HTML page in a browser are skipped"
 
 # With the servers that take long to make: llama.cpp compiles for minutes, vLLM takes 3.5 GB. CI does without them.
 peers-all: peers .venv-llama-cpp/installed .venv-vllm/installed
@@ -78,4 +89,4 @@ bench: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-litellm .venv-llama-cpp .venv-vllm .venv-lmeval .venv-infini .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-peers .venv-litellm .venv-inspect .venv-llama-cpp .venv-vllm .venv-lmeval .venv-infini .pytest_cache .ruff_cache .hypothesis .coverage*

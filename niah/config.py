@@ -19,7 +19,8 @@ from niah.trial import Sampling
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _ELSEWHERE = {
-    "name", "base_url", "key_variable", "instances", "kv_memory", "concurrency", "timeout_seconds", "strict", "max_cost", "max_tokens",
+    "name", "base_url", "key_variable", "instances", "kv_memory", "cluster", "concurrency", "timeout_seconds", "strict",
+    "max_cost", "max_tokens",
 }  # fmt: skip
 """What two runs of the same experiment may differ in."""
 
@@ -49,6 +50,7 @@ class Experiment(BaseModel):
     raw: bool = Field(default=False, description="server/ and local models are base models: no chat template")
     instances: int = Field(default=1, ge=1, description="how many instances share the KV cache of a distkv/ model")
     kv_memory: int | None = Field(default=None, ge=1, description="bytes of KV cache an instance, as in 256MB; default what is free")
+    cluster: str | None = Field(default=None, description="Ray cluster of the instances: auto, local, HOST:PORT or ray://HOST:PORT")
     corpora: tuple[str, ...] = Field(min_length=1, description="builtin/NAME, a prepared corpus, or a path")
     needles: str = Field(default="default", description="a needle set's name or file, or words, numbers, uuids")
     lengths: tuple[int, ...] = Field(min_length=1, description="tokens of the whole prompt: a list, or {from, to, steps, scale}")

@@ -12,6 +12,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 FORMAT = 1
@@ -90,8 +92,13 @@ class Trial:
     def key(self) -> str:
         """32 hexadecimal digits of the sha256 of the canonical JSON of all fields that are set."""
         if not self._key:
-            object.__setattr__(self, "_key", hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:32])
+            object.__setattr__(self, "_key", hashlib.sha256(self._canonical().encode()).hexdigest()[:32])
         return self._key
+
+    def _canonical(self) -> str:
+        """`canonical(self.to_json())`, in a fifth of the time: a report makes it for every record."""
+        first, second, third, last = _around(*_shared(self))
+        return f"{first}[{','.join(map(repr, self.depths))}]{second}{_encoded(self.needles)}{third}{self.reshuffle!r}{last}"
 
     def to_json(self) -> dict[str, Any]:
         fields = _fields(self)
@@ -113,6 +120,34 @@ class Trial:
         fields["sampling"] = Sampling(**fields["sampling"])
         fields["fingerprints"] = Fingerprints(**fields["fingerprints"])
         return cls(**fields)
+
+
+_SHARED = (
+    *("corpus", "cue", "distractors", "haystack", "length", "fitted_length", "seed", "template", "tokenizer"),
+    *(f"fingerprints.{name}" for name in Fingerprints.__slots__),
+    *(f"sampling.{name}" for name in Sampling.__slots__),
+)
+"""What many trials of a run have in common."""
+_shared = attrgetter(*_SHARED)
+_HOLE: dict[str, int] = {"": 0}
+"""No JSON of a text holds these characters."""
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 0 and 0.0 are other bytes
+def _around(*values: object) -> tuple[str, ...]:
+    """A trial's canonical JSON around its depths, its needles and its reshuffle."""
+    fields: dict[str, Any] = {"depths": _HOLE, "needles": _HOLE, "reshuffle": _HOLE}
+    for name, value in zip(_SHARED, values, strict=True):
+        outer, _, inner = name.rpartition(".")
+        (fields.setdefault(outer, {}) if outer else fields)[inner] = value
+    if fields["fitted_length"] is None:
+        del fields["fitted_length"]
+    return tuple(canonical(fields).split(canonical(_HOLE)))
+
+
+@lru_cache(maxsize=4096)
+def _encoded(names: tuple[str, ...]) -> str:
+    return canonical(names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from niah.backends.remote import PROVIDERS
 from niah.cli import app
 from niah.config import Experiment, SamplingTable, load_experiment
 from niah.errors import NiahError
+from niah.report.export import COLUMNS as EXPORTED
 from niah.report.spending import Spending
 from niah.report.stats import Summary
 from niah.report.write import COLUMNS
@@ -118,6 +119,7 @@ def test_every_config_key_is_in_the_reference_with_its_default():
         ("trials.jsonl", [each.name for each in fields(Record)] + ["key"]),
         ("trials.jsonl", [each.name for kind in (Placement, Usage, Score, Sampling, Fingerprints) for each in fields(kind)]),
         ("cells.csv", COLUMNS),
+        ("Exported tables", EXPORTED),
         ("summary.json", [each.name for kind in (Summary, Spending) for each in fields(kind)] + ["cues", "cost", "total", "lost_dollars"]),
     ],
 )

@@ -18,7 +18,7 @@ LAYERS = (
 ALONE = {"trial", "errors", "sentences", "resources", "engines"}
 """These import nothing of niah outside of themselves."""
 HEAVY = {
-    "matplotlib": {"report/heatmap.py", "report/lettering.py", "report/curves.py", "report/simulation.py"},
+    "matplotlib": {"report/heatmap.py", "report/lettering.py", "report/lines.py", "report/curves.py", "report/simulation.py"},
     "httpx": {"backends/http.py"},
     "aiohttp": {"backends/http.py"},
     "datasets": {"task/hub.py"},
@@ -28,12 +28,12 @@ HEAVY = {
     "ray": {"engines/"},
 }
 """Packages that only these files, or files of these folders, may import, inside functions."""
-WITH_TENSORS = ("arena", "attention", "cache", "engine", "home", "instance", "kernels")
+WITH_TENSORS = ("arena", "attention", "cache", "engine", "home", "instance", "kernels", "ray_instance", "ray_wire", "ray_worker")
 """Of engines/distkv/; its other modules keep books and know no tensor."""
 AT_THE_TOP = {
     "httpx": {"backends/http.py"},
     "aiohttp": {"backends/http.py"},
-    "numpy": {"task/deal.py", "task/measure.py", "training/"},
+    "numpy": {"task/deal.py", "task/measure.py", "training/", "engines/distkv/ray_wire.py"},
     "pydantic": {"config.py", "training/"},
     "torch": {"engines/infini/", "training/", *(f"engines/distkv/{name}.py" for name in WITH_TENSORS)},
     "transformers": {"engines/distkv/cache.py", "engines/distkv/engine.py"},

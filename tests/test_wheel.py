@@ -1,7 +1,6 @@
 """The wheel carries everything and works from any directory. `pytest tests/test_wheel.py`"""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.run.command import uncovered
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "niah/engines/weights"
@@ -73,7 +74,7 @@ def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, cwd: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(installed), "NIAH_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1"}
+    environment = {**uncovered(), "PYTHONPATH": str(installed), "NIAH_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1"}
     # -P keeps the editable install of the checkout, if there is one, behind the wheel
     program = f"import sys; sys.path.insert(0, {str(installed)!r}); from niah.cli import main; main()"
     done = subprocess.run(
@@ -89,6 +90,8 @@ def test_the_wheel_sweeps_from_any_directory(installed: Path, tmp_path: Path) ->
     run(installed, tmp_path, "sweep", *words)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["baseline/bm25"]["trials"] == 8
+    run(installed, tmp_path, "report", "run", "--html")
+    assert b"application/octet-stream" in (tmp_path / "run" / "report.html").read_bytes()
     assert "30 needles, comes with niah" in run(installed, tmp_path, "needles", "list")
 
 

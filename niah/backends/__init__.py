@@ -40,7 +40,8 @@ class Backend(Protocol):
 class Connection:
     """How a model is reached. `key_variable` names the environment variable with its key, `raw` asks for completions without a chat.
 
-    `instances` and `kv_memory_bytes` are for models whose keys and values lie with several instances: how many, and the room of each.
+    `instances` and `kv_memory_bytes` are for models whose keys and values lie with several instances: how many, the room of each, and the
+    Ray `cluster` that they are on if it is not this process.
     """
 
     base_url: str | None = None
@@ -49,6 +50,7 @@ class Connection:
     raw: bool = False
     instances: int = 1
     kv_memory_bytes: int | None = None
+    cluster: str | None = None
 
 
 _REMOTE = "niah.backends.remote:open_remote"

@@ -20,7 +20,7 @@ All trials of a reshuffle have the same text in front of their needle (`prompt.s
 
 What follows for the order of trials: shallow to deep (by `shared_characters`, all lengths mixed) reads 79 % of the shared text
 with 11 depths of one length and 88 % with those of seven lengths, and writes every piece once; deep to shallow reads 69 and 74 %
-and writes the more (56 % at a million tokens). tests/backends/test_wires.py holds that against a model of the cache. An entry can
+and writes the more (56 % at a million tokens). tests/backends/test_caching.py holds that against a model of the cache. An entry can
 be read only after the answer to the request that wrote it has begun.
 
 A template with the question in front of the context shares nothing: no marks there, and none where `shared_characters` is 0.

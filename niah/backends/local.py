@@ -13,7 +13,7 @@ from threading import Event
 
 from niah import engines
 from niah.backends import Connection
-from niah.engines import Engine, EngineError, Generation, Step
+from niah.engines import Engine, EngineError, Generation, Mapped, Step
 from niah.engines.chat import Chat
 from niah.engines.checkpoint import Checkpoint, bundled, open_checkpoint
 from niah.errors import BadRequest, ContextOverflow, MissingExtra, OutOfMemory, ProviderError, UsageError, did_you_mean
@@ -30,23 +30,26 @@ A module with `OPTIONS` takes one of them, which stands behind a # in the model'
 `SETTINGS` takes these fields of a `Connection` by their names.
 """
 BUNDLED = "bundled"
+_OF_RAY = ("ray", "grpc")
 
 
 class LocalBackend:
-    """One model in this process; prompts go to it one at a time, in the order in which they were asked.
+    """One model in this process; prompts go to it one at a time, in the order in which they were asked. One whose instances are on a
+    cluster takes as many at a time as there are instances.
 
     What two prompts in a row begin with alike is read once. `notes` are for the user, once the model is `ready`.
     """
 
     cues: frozenset[Cue] = frozenset(("off", "user", "prefill"))
     preferred_cue: Cue = "prefill"
-    concurrency = 1
 
     def __init__(self, prefix: str, name: str, connection: Connection):
         self._prefix, self._name, self._connection = prefix, name, connection
         self._opened: tuple[Checkpoint, Chat, Engine] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._step: Step | None = None
+        self._steps: dict[Event, Step] = {}
+        """Of the prompts in work."""
+        self.concurrency = connection.instances if connection.cluster and prefix == "distkv" else 1
         self.notes: tuple[str, ...] = ()
 
     def ready(self) -> None:
@@ -63,7 +66,8 @@ class LocalBackend:
             chat = Chat(checkpoint.folder, raw=self._connection.raw)
             checkpoint.fetch_weights()
         except ImportError as error:
-            raise MissingExtra(str(error.name or error), "local", f"the model '{self._prefix}/{self._name}'") from None
+            extra = "ray" if error.name in _OF_RAY else "local"
+            raise MissingExtra(str(error.name or error), extra, f"the model '{self._prefix}/{self._name}'") from None
         except EngineError as error:
             raise self._error(error) from None
         checkpoint = replace(checkpoint, served="#".join((checkpoint.served, *option)))
@@ -87,7 +91,7 @@ class LocalBackend:
         self.ready()
         left = Event()
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="niah-engine")
+            self._thread = ThreadPoolExecutor(self.concurrency, thread_name_prefix="niah-engine")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, prompt, left)
         except asyncio.CancelledError:
@@ -95,12 +99,22 @@ class LocalBackend:
             raise
 
     def status(self) -> str:
-        """How far the prompt in work is, and how fast; "" between prompts."""
-        step = self._step
-        if step is None:
-            return ""
-        speed = f"{step.tokens / max(step.seconds, 1e-6):,.0f} tokens/s"
-        return f"reading {step.tokens:,}/{step.total:,}, {speed}" if step.phase == "prefill" else f"answering {step.tokens:,}, {speed}"
+        """How far the prompts in work are, and how fast; "" between prompts."""
+        steps = [*self._steps.values()]
+        told: list[str] = []
+        for phase, what in (("prefill", "reading"), ("decode", "answering")):
+            some = [step for step in steps if step.phase == phase]
+            if some:
+                tokens, total = sum(step.tokens for step in some), sum(step.total for step in some)
+                speed = sum(step.tokens / max(step.seconds, 1e-6) for step in some)
+                count = f"{len(some)} prompt{'s' * (len(some) > 1)}, " * (len(steps) > 1)
+                told.append(f"{what} {count}{tokens:,}{f'/{total:,}' * (phase == 'prefill')}, {speed:,.0f} tokens/s")
+        return "; ".join(told)
+
+    def memory_map(self) -> str:
+        """Who holds what of a KV cache that several instances share, for a terminal; "" where there is nothing to see."""
+        engine = self._opened[2] if self._opened else None
+        return engine.memory_map() if isinstance(engine, Mapped) and self._connection.instances > 1 else ""
 
     async def close(self) -> None:
         """Give the memory back. A prompt asked later reads the weights again."""
@@ -118,7 +132,7 @@ class LocalBackend:
         def report(step: Step) -> None:
             if left.is_set():
                 raise _LeftError
-            self._step = step
+            self._steps[left] = step
 
         try:
             messages = prompt.messages()
@@ -132,7 +146,7 @@ class LocalBackend:
         except EngineError as error:
             raise self._error(error) from None
         finally:
-            self._step = None
+            self._steps.pop(left, None)
         return Reply(
             text=chat.text(generation.ids),
             stop="end" if chat.raw else generation.stop,  # without a template nothing but the cap ends an answer

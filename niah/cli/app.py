@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from niah import __version__
-from niah.cli import compare, distkv, haystacks, models, needles, reports, sweeps, train
+from niah.cli import compare, distkv, export, haystacks, models, needles, prompts, reports, sweeps, train
 
 app = typer.Typer(
     name="niah",
@@ -32,13 +32,14 @@ def root(
 
 app.command()(sweeps.sweep)
 app.command()(sweeps.plan)
-app.command()(sweeps.prompt)
+app.command()(prompts.prompt)
 app.command()(models.models)
 app.command()(models.check)
 app.command()(reports.report)
 app.command()(reports.rescore)
 app.command()(compare.compare)
 app.add_typer(compare.app, name="baseline")
+app.command()(export.export)
 app.add_typer(haystacks.app, name="haystack")
 app.add_typer(needles.app, name="needles")
 app.add_typer(train.app, name="train")

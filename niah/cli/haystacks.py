@@ -1,4 +1,4 @@
-"""niah haystack list, show, prepare."""
+"""niah haystack list, show, key, prepare."""
 
 from typing import Annotated
 
@@ -36,6 +36,17 @@ def show(
     typer.echo(
         f"{corpus.name}: {size}, fingerprint {corpus.fingerprint}\n{corpus.about}\n\ndocument {document} ({found.id})\n\n{found.text}"
     )
+
+
+@app.command()
+def key(
+    config: Annotated[str | None, typer.Argument(help="A config's name or a TOML file.", show_default="quickstart")] = None,
+) -> None:
+    """Print a name for what a sweep keeps in the cache folder, for a cache in CI: the same where corpora and tokenizer are the same."""
+    from niah.config import load_experiment
+    from niah.run.overview import cache_key
+
+    typer.echo(cache_key(load_experiment(config, {})))
 
 
 @app.command()

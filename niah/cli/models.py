@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from niah.cli.options import BaseUrl, Instances, KeyVariable, KvMemory, Raw
+from niah.cli.options import BaseUrl, Cluster, Instances, KeyVariable, KvMemory, Raw
 
 
 def models(
@@ -38,6 +38,7 @@ def check(
     raw: Raw = None,
     instances: Instances = None,
     kv_memory: KvMemory = None,
+    cluster: Cluster = None,
 ) -> None:
     """Send one small trial to a model.
 
@@ -50,7 +51,7 @@ def check(
     from niah.run.check import check_model
 
     given = {"models": [model], "base_url": base_url, "key_variable": key_variable, "raw": raw}
-    found = check_model(load_experiment(config, given | {"instances": instances, "kv_memory": kv_memory}))
+    found = check_model(load_experiment(config, given | {"instances": instances, "kv_memory": kv_memory, "cluster": cluster}))
     Console(highlight=False).print(table(("", model), found.facts))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""niah sweep, niah plan, niah prompt."""
+"""niah sweep, niah plan."""
 
 import json
 import os
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from niah.cli.options import (
+    Alpha,
+    Baseline,
     BaseUrl,
     Batch,
+    Cluster,
     Concurrency,
     Config,
     Corpora,
@@ -23,26 +26,30 @@ from niah.cli.options import (
     KeyVariable,
     KvMemory,
     Lengths,
+    Margin,
     MaxCost,
     MaxTokens,
     Model,
     Needles,
+    Rate,
     Raw,
     Reshuffles,
     Seed,
     Tokenizer,
+    UntilSettled,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from niah.config import Experiment
+    from niah.report.verdict import Verdict
     from niah.run.session import Batches
+    from niah.run.settling import Aim
     from niah.run.sweep import Swept
-    from niah.trial import Prompt
 
 
-def _experiment(config: str | None, **options: Any) -> "Experiment":
+def experiment_of(config: str | None, **options: Any) -> "Experiment":
     from niah.config import load_experiment
 
     for name in ("lengths", "depths", "cue"):
@@ -59,6 +66,7 @@ def sweep(
     raw: Raw = None,
     instances: Instances = None,
     kv_memory: KvMemory = None,
+    cluster: Cluster = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -72,6 +80,10 @@ def sweep(
     max_tokens: MaxTokens = None,
     batch: Batch = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="With --batch: leave the batches at work and end at once.")] = False,
+    until_settled: UntilSettled = False,
+    baseline: Baseline = None,
+    margin: Margin = 0.02,
+    alpha: Alpha = 0.05,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a sweep that may cost more than $5.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="a dated one under results/")] = None,
 ) -> None:
@@ -80,22 +92,44 @@ def sweep(
     Asks for needles in every cell, keeps each answer, and draws the heatmaps at the end.
     The same command again resumes: only what is missing is asked.
     """
-    from niah.run.sweep import choose_folder
-    from niah.run.sweep import sweep as run
-
-    experiment = _experiment(
+    experiment = experiment_of(
         config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, instances=instances, kv_memory=kv_memory,
-        lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
+        cluster=cluster, lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
-    folder, console = out or choose_folder(experiment, Path("results")), _console()
-    resume = _resume_line(folder, given=out is not None)
+    aim = _aim(baseline, margin, alpha, wanted=until_settled)
+    raise typer.Exit(_sweep(experiment, out, _batches(batch, no_wait), aim, yes=yes))
+
+
+def _sweep(experiment: "Experiment", out: Path | None, batches: "Batches", aim: "Aim | None", *, yes: bool) -> int:
+    """Sweep and tell how it ended; the exit code."""
+    from niah.run.sweep import choose_folder
+    from niah.run.sweep import sweep as run
+    from niah.run.until_settled import sweep_until_settled
+
+    folder, console = out or choose_folder(experiment, Path("results"), aim), terminal()
+    resume, agree = _resume_line(folder, given=out is not None), partial(_agree, yes=yes, console=console)
     try:
-        swept = run(experiment, folder, _progress(console), partial(_agree, yes=yes, console=console), _batches(batch, no_wait))
+        if aim is None:
+            return _tell(run(experiment, folder, _progress(console), agree, batches), console, resume=resume)
+        return _tell_settled(*sweep_until_settled(experiment, folder, _progress(console), agree, aim), console, resume=resume)
     except KeyboardInterrupt:  # before the first request, or while the report is drawn; in between the runner takes it
         console.print(f"interrupted; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
-    raise typer.Exit(_tell(swept, console, resume=resume))
+        return 130
+
+
+def _aim(baseline: str | None, margin: float, alpha: float, *, wanted: bool) -> "Aim | None":
+    from niah.errors import UsageError
+    from niah.report.verdict import Gate
+    from niah.run.until_settled import aim_at
+
+    if not wanted and baseline is not None:
+        raise UsageError("--baseline belongs to --until-settled; niah compare holds a finished sweep against a baseline")
+    if not wanted:
+        return None
+    if baseline is None:
+        raise UsageError("--until-settled compares with what there is: give --baseline FILE too (niah baseline save makes one)")
+    return aim_at(baseline, Gate(margin=margin, alpha=alpha))
 
 
 def _batches(batch: bool, no_wait: bool) -> "Batches":
@@ -126,6 +160,7 @@ def plan(
     raw: Raw = None,
     instances: Instances = None,
     kv_memory: KvMemory = None,
+    cluster: Cluster = None,
     lengths: Lengths = None,
     depths: Depths = None,
     reshuffles: Reshuffles = None,
@@ -139,24 +174,30 @@ def plan(
     batch: Batch = False,
     concurrency: Annotated[int | None, typer.Option(hidden=True, help="Taken and not used, so that a sweep's line becomes a plan.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", hidden=True, help="Taken and not used.")] = False,
+    until_settled: Annotated[bool, typer.Option("--until-settled", hidden=True, help="Taken and not used.")] = False,
+    baseline: Annotated[str | None, typer.Option(hidden=True, help="Taken and not used.")] = None,
+    margin: Annotated[float, typer.Option(hidden=True, help="Taken and not used.")] = 0.02,
+    alpha: Annotated[float, typer.Option(hidden=True, help="Taken and not used.")] = 0.05,
     yes: Annotated[bool, typer.Option("--yes", hidden=True, help="Taken and not used.")] = False,
     out: Annotated[Path | None, typer.Option(hidden=True, help="Taken and not used.")] = None,
-    rate: Annotated[
-        str | None, typer.Option("--rate", help="Tokens a minute that your account allows, as in 200k: tells the time.")
-    ] = None,
+    rate: Rate = None,
     format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
 ) -> None:
     """Say what a sweep would ask, and ask nothing.
 
     Prints trials, requests and tokens, documents that give needles away, and what is not known.
     """
-    from niah.run.overview import overview
-
-    experiment = _experiment(
+    experiment = experiment_of(
         config, models=models, base_url=base_url, key_variable=key_variable, raw=raw, instances=instances, kv_memory=kv_memory,
-        lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
+        cluster=cluster, lengths=lengths, depths=depths, reshuffles=reshuffles, corpora=corpora,
         needles=needles, cue=cue, seed=seed, tokenizer=tokenizer, concurrency=concurrency, max_cost=max_cost, max_tokens=max_tokens,
     )  # fmt: skip
+    _plan(experiment, batch, rate, format)
+
+
+def _plan(experiment: "Experiment", batch: bool, rate: str | None, format: Format) -> None:
+    from niah.run.overview import overview
+
     facts = overview(experiment, batch=batch)
     if format is Format.json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -178,7 +219,7 @@ def _show_plan(facts: dict[str, Any], rate: int) -> None:
     from niah.cli.tables import table
     from niah.report.labels import length_labels
 
-    console = _console()
+    console = terminal()
     lengths, corpora = ", ".join(length_labels(facts["lengths"])), ", ".join(facts["corpora"])
     grid = f"{len(facts['lengths'])} lengths ({lengths}) x {len(facts['depths'])} depths x {facts['reshuffles']} reshuffles"
     console.print(f"{facts['experiment']}: {grid} of {corpora}; {facts['needles']} needles; tokens of {facts['tokenizer']}", markup=False)
@@ -221,61 +262,7 @@ def _dollars(amount: float | None) -> str:
     return "unknown" if amount is None else f"${amount:,.2f}"
 
 
-def prompt(
-    config: Config = None,
-    lengths: Lengths = None,
-    depths: Depths = None,
-    corpora: Corpora = None,
-    needles: Needles = None,
-    cue: CueMode = None,
-    seed: Seed = None,
-    tokenizer: Tokenizer = None,
-    reshuffle: Annotated[int, typer.Option(min=0, help="Which reshuffle.")] = 0,
-    needle: Annotated[str | None, typer.Option(help="A needle's id.", show_default="the one that the sweep would use")] = None,
-    format: Annotated[Format, typer.Option(help="text for people, json for programs.")] = Format.text,
-) -> None:
-    """Show the prompt of one trial.
-
-    It is the one at the first length and depth, with the needle highlighted.
-    """
-    from niah.run.overview import one_prompt
-
-    experiment = _experiment(
-        config, lengths=lengths, depths=depths, corpora=corpora, needles=needles, cue=cue, seed=seed, tokenizer=tokenizer
-    )
-    rendered, sentence, note = one_prompt(experiment, reshuffle=reshuffle, needle=needle)
-    if note:
-        typer.echo(f"note: {note}", err=True)
-    if format is Format.json:
-        typer.echo(json.dumps(_prompt_json(rendered), indent=2, ensure_ascii=False))
-    else:
-        _show(rendered, sentence)
-
-
-def _prompt_json(prompt: "Prompt") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    fields = {name: getattr(prompt, name) for name in ("system", "context", "question", "cue")}
-    placements = [asdict(placement) for placement in prompt.placements]
-    return {**fields, "messages": prompt.messages(), "tokens": prompt.tokens, "placements": placements}
-
-
-def _show(prompt: "Prompt", sentences: list[str]) -> None:
-    """The messages, with the needles highlighted where the terminal has colours."""
-    from rich.text import Text
-
-    console = _console()
-    for message in prompt.messages():
-        console.print(Text(f"[{message['role']}]", style="dim"), soft_wrap=True)
-        text = Text(message["content"])
-        for sentence in sentences:
-            text.highlight_words([sentence], style="bold black on yellow")
-        console.print(text, soft_wrap=True)
-    where = "; ".join(f"{p.needle} at depth {p.actual:.1%} (asked {p.asked:.0%}), token {p.token:,}" for p in prompt.placements)
-    console.print(Text(f"[{prompt.tokens:,} tokens; {where}]", style="dim"), soft_wrap=True)
-
-
-def _console() -> "Console":
+def terminal() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False)
@@ -303,6 +290,25 @@ def _measured(swept: "Swept") -> int:
             file=sys.stderr,
         )
     return 3 if empty else 0
+
+
+def _tell_settled(swept: "Swept", verdicts: "list[Verdict]", console: "Console", *, resume: str) -> int:
+    """Print the verdicts, and how the sweep ended; the exit code."""
+    from niah.cli.reports import show
+    from niah.report import told
+    from niah.report.verdict import worst_exit_code
+
+    for verdict in verdicts:
+        told.show(verdict, console)
+    if swept.results is not None:
+        show(swept.results, swept.files, swept.spent, console)
+    if swept.stopped is not None or (swept.why and not all(verdict.settled for verdict in verdicts)):
+        print(f"error: {swept.stopped or swept.why}", file=sys.stderr)
+    if swept.stopped is not None or swept.interrupted or not all(verdict.settled for verdict in verdicts):
+        console.print(f"not settled yet; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)
+    if swept.interrupted:
+        return 130
+    return swept.stopped.exit_code if swept.stopped is not None else worst_exit_code(verdicts)
 
 
 def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:

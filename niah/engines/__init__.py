@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -96,4 +96,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the memory back; the next `generate` reads the weights again."""
+        ...
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """An engine whose memory is divided among instances."""
+
+    def memory_map(self) -> str:
+        """Who holds what, for a terminal; "" before the first `generate`."""
         ...

@@ -131,6 +131,7 @@ class HfEngine:
             reused_tokens=reused,
             prefill_seconds=prefilled - started,
             decode_seconds=time.perf_counter() - prefilled,
+            measured={"state_bytes": _state_bytes(self._cache)},
         )
 
     def _reuse(self, ids: list[int]) -> int:
@@ -187,6 +188,13 @@ class HfEngine:
             raise EngineError(
                 f"the keys and values of {tokens:,} tokens take {size(needed)}; {size(most)} are free on {self.device}", kind="memory"
             )
+
+
+def _state_bytes(cache: Any) -> int:
+    """What is kept of the text: keys and values, or the states of layers that have none."""
+    import torch
+
+    return sum(value.nbytes for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor))
 
 
 def _croppable(cache: Any) -> bool:

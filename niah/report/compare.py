@@ -24,6 +24,7 @@ from niah.report.clusters import (
 )
 from niah.report.labels import length_label, lost_labels
 from niah.report.points import Point, by_needle, by_text, counted
+from niah.report.sequential import Reached
 from niah.report.side import OF_SCORING, Costs, Side, differences
 from niah.report.stats import LOST
 from niah.trial import SCORED
@@ -67,6 +68,7 @@ class Comparison:
 
     `permutation_p` is the larger of the two p-values of a sign-flip test over texts and over needles, if there are enough of both; None
     where there is one of both. `lost_share` is the part of the candidate's trials to be compared that is not scored or not asked yet.
+    `reached` says how far a candidate has come that is asked until a verdict is certain.
     """
 
     base: Half
@@ -82,6 +84,12 @@ class Comparison:
     dropped: Mapping[str, int]
     lost_share: float
     differences: Sequence[str]
+    reached: Reached | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no base: then only floors are looked at."""
+        return self.base is self.candidate
 
 
 def compare(base: Side, candidate: Side, *, level: float = 0.95, force: bool = False) -> Comparison:
@@ -99,7 +107,7 @@ def compare(base: Side, candidate: Side, *, level: float = 0.95, force: bool = F
         raise UsageError(
             f"{base.name} has no scored trial ({', '.join(lost_labels(_lost(base.points)))}): there is nothing to compare with"
         )
-    matched = _match(base, candidate, different)
+    matched = matched_trials(base, candidate, different)
     pairs = [(b, c) for b, c in matched if b.scored and c.scored]
     dropped = {
         **{f"{name} in the base": count for name, count in _lost(b for b, _ in matched).items()},
@@ -128,7 +136,29 @@ def compare(base: Side, candidate: Side, *, level: float = 0.95, force: bool = F
     )
 
 
-def _match(base: Side, candidate: Side, different: Sequence[str]) -> list[Pair]:
+def alone(side: Side, *, level: float = 0.95) -> Comparison:
+    """A side by itself, for a gate that has only floors. Raises UsageError where it has no records."""
+    if not side.points:
+        raise UsageError(f"{side.name} holds no records of {side.model}")
+    half, unscored = _half(side, None, level), sum(not point.scored for point in side.points)
+    return Comparison(
+        base=half,
+        candidate=half,
+        level=level,
+        difference=None,
+        worse=0,
+        better=0,
+        mcnemar_p=1.0,
+        permutation_p=None,
+        detectable=None,
+        cells=_drops([(point, point) for point in side.points if point.scored]),
+        dropped={},
+        lost_share=(unscored + side.missing) / (len(side.points) + side.missing),
+        differences=(),
+    )
+
+
+def matched_trials(base: Side, candidate: Side, different: Sequence[str]) -> list[Pair]:
     """Trials that stand on both sides, scored or not: by key, or by their names and numbers where what stands behind these differs."""
     behind = [each for each in different if each.partition(":")[0] not in OF_SCORING]
     with_cue = not any(each.startswith("cue:") for each in different)

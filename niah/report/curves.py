@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#332288", "#882255")
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#332288", "#882255")
 """Told apart with every kind of colour blindness (after Okabe and Ito)."""
 _SMOOTHED_OVER = 10
 """Rows of the log in a mean."""
@@ -39,12 +39,12 @@ def curves_figure(rows: Iterable[Mapping[str, Any]], *, title: str = "") -> "Fig
         above, below = picture.subplots(2, 1, sharex=True)
         if title:
             picture.suptitle(printable(title), fontsize=12.5, fontweight="bold", color=INK, parse_math=False)
-        _line(above, loss, _COLOURS[0], "loss")
+        _line(above, loss, LINE_COLOURS[0], "loss")
         above.set_ylabel("loss (answers)", fontsize=9)
         above.set_ylim(bottom=0)
         _line(below, recalls, "#999999", "in training")
         for number, (name, points) in enumerate(held_out.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = LINE_COLOURS[number % len(LINE_COLOURS)]
             below.plot(*points, color=colour, marker="o", markersize=3, linewidth=1.2, label=_examination(name))
         below.set_ylabel("recalled word for word", fontsize=9)
         below.set_xlabel("tokens seen", fontsize=9)

@@ -1,22 +1,24 @@
-"""Draws recall over depth x length as people know it: one panel a series, side by side, on one colour scale from 0 to 1.
+"""Draws numbers over depth x length as people know it: one panel a series, side by side, on one colour scale.
 
-What a cell shows is never louder than what is known. Only scored trials have a colour; a cell without any is grey and
-hatched; lost trials (errors, refusals, cut answers, truncated prompts, overflows) are a hatched corner with their number, planned
-trials that are still missing a white one. Everything is placed in inches, so no title, however long, is cut off, and
-nothing of the user's matplotlib settings enters: equal results give equal files (up to the version of matplotlib).
+What a cell shows is never louder than what is known. Only scored trials have a colour, and the wider a cell's interval, the smaller
+the part of the cell that is coloured; a cell without any is grey and hatched; lost trials (errors, refusals, cut answers, truncated
+prompts, overflows) are a hatched corner with their number, planned trials that are still missing a white one. Everything is placed in
+inches, so no title, however long, is cut off, and nothing of the user's matplotlib settings enters: equal results give equal files (up
+to the version of matplotlib).
 """
 # matplotlib ships types, but leaves keyword arguments without any, which makes most of its methods "partially unknown".
 # pyright: reportUnknownMemberType=false
 
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from niah.report.labels import depth_labels, length_labels, lost_labels, printable, recall_label
-from niah.report.lettering import INK, LINE, MARKS, NO_DATA, SEPARATOR, Line, height_of, width_of, wrap, wrapped, write_lines
+from niah.report.labels import lost_labels, printable, recall_label
+from niah.report.layout import FRAME, MARGIN, Detail, Grid, Page, Sizes, every
+from niah.report.lettering import INK, MARKS, NO_DATA, SEPARATOR, UNSURE, Line, coloured, height_of, width_of, wrap, wrapped, write_lines
 from niah.report.stats import LOST, Cell, Lost
 
 if TYPE_CHECKING:
@@ -28,11 +30,36 @@ COLOURS = "viridis"
 LIMIT = 5_000
 """Panels with more cells than this go into the SVG as a picture: as shapes they would make a file that no viewer opens."""
 DPI = 150
+KINDS = ("png", "svg", "pdf")
+"""Of files that a picture can be written as."""
+_METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": "niah"},
+    "pdf": {"CreationDate": None, "Creator": "niah"},
+}
 
-Detail: TypeAlias = Literal["full", "number", "none"]
-MARGIN, GAP, BAR = 0.2, 0.35, 0.8
-FRAME = 0.5 / 72
-"""Inches of white around a cell."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a number is shown. `colours` go from `low` to `high`; `empty`, `lost` and `missing` are what the legend says of such cells."""
+
+    name: str
+    colours: str
+    low: float
+    high: float
+    ticks: Sequence[str]
+    label: Callable[[float], str]
+    outlined: bool = False
+    empty: str = "no scored trial"
+    lost: str = "trials without a score, which are not counted as misses"
+    missing: str = "planned trials still missing"
+
+    def part(self, value: float) -> float:
+        """Where a value stands between the ends of the colours, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+RECALL = Look(name="recall", colours=COLOURS, low=0, high=1, ticks=("0", "0.2", "0.4", "0.6", "0.8", "1"), label=recall_label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,26 +71,29 @@ class Panel:
     notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """Of every cell of a figure: width and height in inches, and what is written into it."""
+def draw(  # noqa: PLR0913
+    panels: Sequence[Panel],
+    path_stem: Path,
+    *,
+    title: str = "",
+    facts: Sequence[str] = (),
+    look: Look = RECALL,
+    kinds: Sequence[str] = ("png", "svg"),
+) -> list[Path]:
+    """Writes `path_stem`.png and so on, a file for each of `kinds`, and returns their paths. A single panel's title is the figure's."""
+    return save(figure(panels, title=title, facts=facts, look=look), path_stem, kinds)
 
-    width: float
-    height: float
-    detail: Detail
 
-
-def draw(panels: Sequence[Panel], path_stem: Path, *, title: str = "", facts: Sequence[str] = ()) -> list[Path]:
-    """Writes `path_stem`.png and .svg and returns their paths. The title of a single panel is that of the figure."""
+def save(picture: "Figure", path_stem: Path, kinds: Sequence[str]) -> list[Path]:
+    """Writes a figure as files of these kinds. Equal figures give equal bytes."""
+    paths = [path_stem.with_name(f"{path_stem.name}.{kind}") for kind in kinds]
     with drawn_alike():
-        picture = figure(panels, title=title, facts=facts)
-        paths = [path_stem.with_name(f"{path_stem.name}.{kind}") for kind in ("png", "svg")]
-        picture.savefig(paths[0], dpi=DPI, metadata={"Software": None})
-        picture.savefig(paths[1], dpi=DPI, metadata={"Date": None, "Creator": "niah"})
+        for kind, path in zip(kinds, paths, strict=True):
+            picture.savefig(path, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return paths
 
 
-def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = ()) -> "Figure":
+def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (), look: Look = RECALL) -> "Figure":
     """The figure of `draw`, not yet written."""
     from matplotlib.figure import Figure
 
@@ -72,17 +102,17 @@ def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (
         notes: Sequence[str] = ()
         if len(panels) == 1:
             title, notes, panels = panels[0].title, panels[0].notes, [Panel(title="", cells=panels[0].cells)]
-        grids = [_Grid(panel.cells) for panel in panels]
-        page = _Page(grids)
-        lines = [(title, 12.5, "bold"), *((line, 8.5, "normal") for line in (*notes, SEPARATOR.join(facts)))]
+        grids = [Grid(panel.cells) for panel in panels]
+        page = Page(grids)
+        lines = [(printable(title), 12.5, "bold"), *((line, 8.5, "normal") for line in (*notes, SEPARATOR.join(facts)))]
         header = wrapped(lines, page.total - 2 * MARGIN)
         heads = [
             wrapped([(panel.title, 10, "bold"), *((note, 8, "normal") for note in panel.notes)], page.slots[i % page.columns])
             for i, panel in enumerate(panels)
         ]
-        legend = _legend(panels, page.sizes.detail, page.total - 2 * MARGIN)
+        legend = _legend(panels, page.sizes.detail, page.total - 2 * MARGIN, look)
         head_heights = [max(height_of(heads[i]) for i in row) + 0.08 for row in page.rows]
-        below = 0.27 + max(_ticks_height(grid, page.sizes) for grid in grids)
+        below = 0.27 + max(grid.ticks_height(page.sizes) for grid in grids)
         text_height = height_of(header) + 0.1 + sum(head_heights) + height_of(legend)
         height = 2 * MARGIN + text_height + sum(page.heights) + len(page.rows) * (below + 0.1)
 
@@ -96,121 +126,86 @@ def figure(panels: Sequence[Panel], *, title: str = "", facts: Sequence[str] = (
                 write_lines(picture, heads[i], x, top)
                 box = (x / page.total, (top - head_height - tall) / height, width / page.total, tall / height)
                 axes = picture.add_axes(box, label=f"panel-{i}")
-                _draw_panel(axes, grids[i], page.sizes, labelled=page.labelled[i])
+                _draw_panel(axes, grids[i], page.sizes, look, labelled=page.labelled[i])
             if row.start == 0:
                 x = page.lefts[-1] + page.slots[-1] + 0.1
-                _draw_bar(picture, (x / page.total, (top - head_height - row_height) / height, 0.16 / page.total, row_height / height))
+                _draw_bar(
+                    picture, (x / page.total, (top - head_height - row_height) / height, 0.16 / page.total, row_height / height), look
+                )
             top -= head_height + row_height + below + 0.1
         write_lines(picture, legend, MARGIN, top)
         return picture
 
 
-class _Grid:
-    """The cells of a panel by row (depth) and column (length)."""
-
-    def __init__(self, cells: Sequence[Cell]):
-        self.lengths = sorted({cell.length for cell in cells})
-        self.depths = sorted({cell.depth for cell in cells})
-        self.length_labels = length_labels(self.lengths)
-        self.depth_labels = depth_labels(self.depths)
-        column = {length: i for i, length in enumerate(self.lengths)}
-        row = {depth: i for i, depth in enumerate(self.depths)}
-        self.at = {(row[cell.depth], column[cell.length]): cell for cell in cells}
-
-    def places(self) -> Iterator[tuple[int, int, Cell | None]]:
-        for row in range(len(self.depths)):
-            for column in range(len(self.lengths)):
-                yield row, column, self.at.get((row, column))
-
-
-class _Page:
-    """Where the panels of a figure stand: in rows of at most three. All lengths in inches."""
-
-    def __init__(self, grids: Sequence[_Grid]):
-        self.columns = len(grids) if len(grids) <= 3 else 2 if len(grids) == 4 else 3
-        self.sizes = _sizes(max(len(grid.lengths) for grid in grids), max(len(grid.depths) for grid in grids), self.columns)
-        self.rows = [range(start, min(start + self.columns, len(grids))) for start in range(0, len(grids), self.columns)]
-        self.heights = [max(0.8, *(self.size(grids[i])[1] for i in row)) for row in self.rows]
-        self.labelled = [i % self.columns == 0 or grid.depths != grids[i - 1].depths for i, grid in enumerate(grids)]
-        self.slots: list[float] = []
-        self.lefts: list[float] = []
-        x = MARGIN
-        for column in range(self.columns):
-            members = range(column, len(grids), self.columns)
-            axis = max((0.14 + max(width_of(label, 8) for label in grids[i].depth_labels) for i in members if self.labelled[i]), default=0)
-            x += axis + (0.22 if column == 0 else 0)
-            self.lefts.append(x)
-            self.slots.append(max(2.3 if len(grids) > 1 else 1.6, *(self.size(grids[i])[0] for i in members)))
-            x += self.slots[-1] + GAP
-        self.total = max(x - GAP + MARGIN + BAR, 5.2)
-
-    def size(self, grid: _Grid) -> tuple[float, float]:
-        """Width and height of a panel's cells."""
-        return len(grid.lengths) * self.sizes.width, len(grid.depths) * self.sizes.height
-
-
-def _sizes(columns: int, rows: int, panels: int) -> _Sizes:
-    """Cells are as large as a page wants them; their text shrinks and then goes as the grid grows."""
-    wide = {1: 6.6, 2: 5.2, 3: 4.3}[panels]
-    if columns <= 12 and rows <= 12:
-        return _Sizes(min(max(wide / columns, 0.53), 1.05), min(max(4.4 / rows, 0.45), 0.6), "full")
-    if columns <= 20 and rows <= 20:
-        return _Sizes(min(max(wide / columns, 0.36), 0.6), min(max(4.8 / rows, 0.26), 0.4), "number")
-    return _Sizes(min(max(wide / columns, 8 / max(columns, 40)), 0.4), min(max(4.8 / rows, 5.6 / max(rows, 35)), 0.3), "none")
-
-
-def _draw_panel(axes: "Axes", grid: _Grid, sizes: _Sizes, *, labelled: bool) -> None:
-    import numpy
-    from matplotlib.colors import Normalize
-
-    recalls = numpy.full((len(grid.depths), len(grid.lengths)), numpy.nan)
-    for row, column, cell in grid.places():
-        if cell is not None and cell.recall is not None:
-            recalls[row, column] = cell.recall
-    framed = sizes.detail != "none"
-    axes.pcolormesh(
-        recalls,
-        cmap=COLOURS,
-        norm=Normalize(0, 1),
-        edgecolors="white" if framed else "none",
-        linewidth=2 * FRAME * 72 if framed else 0,
-        rasterized=recalls.size > LIMIT,
-    ).set_gid("recall")
+def _draw_panel(axes: "Axes", grid: Grid, sizes: Sizes, look: Look, *, labelled: bool) -> None:
+    _draw_cells(axes, grid, sizes, look)
     _draw_marks(axes, grid, sizes)
-    if framed:
-        _draw_text(axes, grid, sizes)
+    if sizes.detail != "none":
+        _draw_text(axes, grid, sizes, look)
 
     axes.set_xlim(0, len(grid.lengths))
     axes.set_ylim(len(grid.depths), 0)
     axes.tick_params(length=0, pad=4, labelsize=8, colors=INK)
-    every = _every(sizes.width, _upright(grid, sizes))
+    upright = grid.upright(sizes)
+    step = every(sizes.width, upright)
     axes.set_xticks(
-        [i + 0.5 for i in range(0, len(grid.lengths), every)],
-        grid.length_labels[::every],
-        rotation=90 if _upright(grid, sizes) else 0,
+        [i + 0.5 for i in range(0, len(grid.lengths), step)],
+        grid.length_labels[::step],
+        rotation=90 if upright else 0,
         parse_math=False,
     )
-    every = _every(sizes.height, True)
-    axes.set_yticks([i + 0.5 for i in range(0, len(grid.depths), every)], grid.depth_labels[::every], parse_math=False)
+    step = every(sizes.height, True)
+    axes.set_yticks([i + 0.5 for i in range(0, len(grid.depths), step)], grid.depth_labels[::step], parse_math=False)
     axes.tick_params(labelleft=labelled)
     axes.set_ylabel("depth" if labelled else "", fontsize=9)
     axes.set_xlabel("context length (tokens)", fontsize=9, labelpad=4)
     axes.spines[:].set_visible(False)
 
 
-def _draw_marks(axes: "Axes", grid: _Grid, sizes: _Sizes) -> None:
+def _draw_cells(axes: "Axes", grid: Grid, sizes: Sizes, look: Look) -> None:
+    """The colours, each on as much of its cell as its interval leaves."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import Normalize
+
+    known = [(row, column, cell) for row, column, cell in grid.places() if cell is not None and cell.recall is not None]
+    large = len(grid.lengths) * len(grid.depths) > LIMIT
+    outline: dict[str, Any] = {"edgecolors": "#8c8c8c", "linewidths": 0.5} if look.outlined else {"linewidths": 0}
+    whole = PolyCollection([_box(row, column, sizes, 1) for row, column, _ in known], facecolors=UNSURE, linewidths=0, rasterized=large)
+    part = PolyCollection(
+        [_box(row, column, sizes, coloured(cell.low, cell.high)) for row, column, cell in known],
+        array=[cell.recall for _, _, cell in known],
+        cmap=look.colours,
+        norm=Normalize(look.low, look.high),
+        rasterized=large,
+        **outline,
+    )
+    for shapes, gid in ((whole, "unsure"), (part, "value")):
+        shapes.set_gid(gid)
+        if known:
+            axes.add_collection(shapes, autolim=False)
+
+
+def _box(row: int, column: int, sizes: Sizes, part: float) -> list[tuple[float, float]]:
+    """The corners of the middle of a cell, `part` of its width and height."""
+    frame_x, frame_y = (FRAME / sizes.width, FRAME / sizes.height) if sizes.detail != "none" else (0.0, 0.0)
+    x, y = part * (0.5 - frame_x), part * (0.5 - frame_y)
+    left, right, top, bottom = column + 0.5 - x, column + 0.5 + x, row + 0.5 - y, row + 0.5 + y
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def _draw_marks(axes: "Axes", grid: Grid, sizes: Sizes) -> None:
     """Grey for cells without a scored trial, and the two corners."""
     from matplotlib.collections import PolyCollection
 
     side = min(0.16, 0.36 * min(sizes.width, sizes.height))
     x, y = side / sizes.width, side / sizes.height
-    frame_x, frame_y = (FRAME / sizes.width, FRAME / sizes.height) if sizes.detail != "none" else (0.0, 0.0)
     shapes: dict[str, list[list[tuple[float, float]]]] = {"empty": [], "lost": [], "missing": []}
     for i, j, cell in grid.places():
-        left, right, top, bottom = j + frame_x, j + 1 - frame_x, i + frame_y, i + 1 - frame_y
+        box = _box(i, j, sizes, 1)
         if cell is None or cell.recall is None:
-            shapes["empty"].append([(left, top), (right, top), (right, bottom), (left, bottom)])
+            shapes["empty"].append(box)
             continue
+        _, (right, top), (_, bottom), _ = box
         if cell.lost:
             shapes["lost"].append([(right - x, top), (right, top), (right, top + y)])
         if cell.missing:
@@ -223,25 +218,28 @@ def _draw_marks(axes: "Axes", grid: _Grid, sizes: _Sizes) -> None:
             axes.add_collection(marks, autolim=False)
 
 
-def _draw_text(axes: "Axes", grid: _Grid, sizes: _Sizes) -> None:
+def _draw_text(axes: "Axes", grid: Grid, sizes: Sizes, look: Look) -> None:
     from matplotlib import colormaps
 
-    colour_of = colormaps[COLOURS]
+    colour_of = colormaps[look.colours]
     full = sizes.detail == "full"
     size = min(10.0, 15.5 * sizes.width) if full else min(8.0, 16 * sizes.width)
     small = max(0.62 * size, 5.2)
     for i, j, cell in grid.places():
-        lines = _cell_lines(cell) if full else ([recall_label(cell.recall)] if cell and cell.recall is not None else [])
+        lines = _cell_lines(cell, look) if full else ([look.label(cell.recall)] if cell and cell.recall is not None else [])
         scored = cell is not None and cell.recall is not None
         sizes_of = [size if scored and k == 0 else small for k in range(len(lines))]
-        ink = INK
+        ink, room = INK, 1.0
         if cell is not None and cell.recall is not None:
-            red, green, blue, _ = colour_of(cell.recall)
+            room = coloured(cell.low, cell.high)
+            red, green, blue, _ = colour_of(look.part(cell.recall))
             ink = INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "white"
+        squeezed = min(1.0, 0.96 * room * sizes.height * 72 / (1.2 * sum(sizes_of))) if lines else 1.0
+        sizes_of = [squeezed * points for points in sizes_of]
         heights = [points * 1.2 / 72 / sizes.height for points in sizes_of]
         y = i + 0.5 - sum(heights) / 2
         for line, points, height in zip(lines, sizes_of, heights, strict=True):
-            fitting = min(points, points * 0.94 * sizes.width / width_of(line, points))
+            fitting = min(points, points * 0.94 * room * sizes.width / width_of(line, points))
             box = None if scored else {"facecolor": NO_DATA, "edgecolor": "none", "pad": 0.6}
             axes.text(
                 j + 0.5, y + height / 2, line, fontsize=fitting, color=ink, ha="center", va="center_baseline", bbox=box, parse_math=False
@@ -249,7 +247,7 @@ def _draw_text(axes: "Axes", grid: _Grid, sizes: _Sizes) -> None:
             y += height
 
 
-def _cell_lines(cell: Cell | None) -> list[str]:
+def _cell_lines(cell: Cell | None, look: Look) -> list[str]:
     """What is written in a cell: recall, trials behind it (of how many planned), and what was lost."""
     if cell is None:
         return ["no data"]
@@ -260,61 +258,51 @@ def _cell_lines(cell: Cell | None) -> list[str]:
     trials = f"n={cell.trials}/{cell.planned}" if cell.missing else f"n={cell.trials}"
     if len(lost) > 1:
         lost = [f"{sum(cell.lost.values())} not scored"]
-    return [recall_label(cell.recall), trials, *lost]
+    return [look.label(cell.recall), trials, *lost]
 
 
-def _draw_bar(picture: "Figure", box: tuple[float, float, float, float]) -> None:
+def _draw_bar(picture: "Figure", box: tuple[float, float, float, float], look: Look) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     axes = picture.add_axes(box, label="bar")
-    bar = picture.colorbar(ScalarMappable(norm=Normalize(0, 1), cmap=COLOURS), cax=axes, ticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    places = [look.low + (look.high - look.low) * i / (len(look.ticks) - 1) for i in range(len(look.ticks))]
+    bar = picture.colorbar(ScalarMappable(norm=Normalize(look.low, look.high), cmap=look.colours), cax=axes, ticks=places)
     bar.outline.set_visible(False)
-    bar.set_label("recall", fontsize=9, labelpad=4)
+    bar.set_label(look.name, fontsize=9, labelpad=4)
     axes.tick_params(length=0, pad=4, labelsize=8, colors=INK)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+    axes.set_yticks(places, look.ticks)
 
 
-def _legend(panels: Sequence[Panel], detail: Detail, width: float) -> list[Line]:
+def _legend(panels: Sequence[Panel], detail: Detail, width: float, look: Look) -> list[Line]:
     """Explains the marks that the panels hold, with the totals of the whole figure."""
     cells = [cell for panel in panels for cell in panel.cells]
     scored = [cell for cell in cells if cell.trials]
     lost: dict[Lost, int] = {name: count for name in LOST.values() if (count := sum(cell.lost.get(name, 0) for cell in cells))}
     missing = sum(cell.missing or 0 for cell in cells)
     entries: list[tuple[str, str]] = []
-    if any(cell is None or cell.recall is None for panel in panels for _, _, cell in _Grid(panel.cells).places()):
-        entries.append(("empty", "no scored trial"))
+    if scored:
+        entries.append(("sizes", "the less of a cell is coloured, the wider its 95% interval: 0.1, 0.4 and 0.8 wide in these"))
+    if any(cell is None or cell.recall is None for panel in panels for _, _, cell in Grid(panel.cells).places()):
+        entries.append(("empty", look.empty))
     if lost:
-        text = f"trials without a score, which are not counted as misses: {', '.join(lost_labels(lost))}"
+        text = f"{look.lost}: {', '.join(lost_labels(lost))}"
         entries.append(("lost" if any(cell.lost for cell in scored) else "indent", text))
     if missing:
-        entries.append(("missing" if any(cell.missing for cell in scored) else "indent", f"planned trials still missing: {missing:,}"))
+        entries.append(("missing" if any(cell.missing for cell in scored) else "indent", f"{look.missing}: {missing:,}"))
     if detail != "full" and scored:
         low, high = min(cell.trials for cell in cells), max(cell.trials for cell in cells)
         entries.append(("", f"n = {low} in every cell" if low == high else f"n = {low} to {high} in a cell"))
     lines: list[Line] = []
     for swatch, text in entries:
-        wrapped = wrap(text, 8, "normal", width - 0.3)
+        wrapped = wrap(text, 8, "normal", width - (0.6 if swatch == "sizes" else 0.3))
         lines += [Line(line, 8, "normal", (swatch if k == 0 else "indent") if swatch else "") for k, line in enumerate(wrapped)]
     return lines
 
 
-def _upright(grid: _Grid, sizes: _Sizes) -> bool:
-    return max(width_of(label, 8) for label in grid.length_labels) > 0.95 * sizes.width
-
-
-def _every(cell: float, across: bool) -> int:
-    """Label each cell, or each n-th where the lines of text would touch."""
-    return 1 if not across or cell >= 8 * LINE else -int(-8 * LINE // cell)
-
-
-def _ticks_height(grid: _Grid, sizes: _Sizes) -> float:
-    return max(width_of(label, 8) for label in grid.length_labels) if _upright(grid, sizes) else 8 * LINE
-
-
 def _clean(panel: Panel) -> Panel:
     """The panel with text that can be drawn."""
-    return Panel(title=printable(panel.title), cells=panel.cells, notes=[printable(note) for note in panel.notes])
+    return replace(panel, title=printable(panel.title), notes=[printable(note) for note in panel.notes])
 
 
 @contextmanager
@@ -322,7 +310,7 @@ def drawn_alike() -> Generator[None, None, None]:
     """matplotlib's own defaults, text kept as text in SVG, names in it that are the same each time."""
     from matplotlib import style
 
-    ours = {"svg.fonttype": "none", "svg.hashsalt": "niah", "hatch.linewidth": 0.6, "font.family": ["DejaVu Sans"]}
+    ours = {"svg.fonttype": "none", "svg.hashsalt": "niah", "pdf.fonttype": 42, "hatch.linewidth": 0.6, "font.family": ["DejaVu Sans"]}
     with style.context(["default", ours]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

@@ -1,4 +1,4 @@
-"""A verdict as JUnit XML, which CI servers read: one test case for each check of the gate.
+"""Verdicts as JUnit XML, which CI servers read: a suite for each, with one test case for each check of the gate.
 
 A check that failed is a `failure`; one that could not be decided is an `error`, or what `--inconclusive` says.
 """
@@ -12,8 +12,15 @@ from niah.report.verdict import Check, Verdict
 SUITE = "niah compare"
 
 
-def junit(verdict: Verdict) -> str:
+def junit(*verdicts: Verdict) -> str:
     """The XML, with what people want to know behind the test cases in `system-out`."""
+    root = ElementTree.Element("testsuites")
+    root.extend(map(_suite, verdicts))
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def _suite(verdict: Verdict) -> ElementTree.Element:
     kinds = [_kind(check, verdict) for check in verdict.checks]
     suite = ElementTree.Element(
         "testsuite",
@@ -33,10 +40,7 @@ def junit(verdict: Verdict) -> str:
             ElementTree.SubElement(case, kind, attributes)
     told = [verdict.headline, *notes(verdict.comparison)]
     ElementTree.SubElement(suite, "system-out").text = "\n".join(map(printable, told))
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+    return suite
 
 
 def _kind(check: Check, verdict: Verdict) -> str:

@@ -17,6 +17,9 @@ MARKS: dict[str, dict[str, Any]] = {
     "lost": {"facecolor": "white", "edgecolor": "#333333", "hatch": "/////////"},
     "missing": {"facecolor": "white", "edgecolor": "#333333"},
 }
+UNSURE = "#e9e9ef"
+"""Of the part of a cell that its interval takes away from the colour."""
+_SHOWN_WIDTHS = (0.1, 0.4, 0.8)
 SEPARATOR = " · "
 LINE = 1.3 / 72
 """Inches that a line of text takes for each point of its size."""
@@ -24,12 +27,17 @@ LINE = 1.3 / 72
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of text; `swatch` is a mark to explain in front of it, or "indent" for its place."""
+    """A line of text; `swatch` is a mark to explain in front of it, "sizes" for cells of three widths, or "indent" for its place."""
 
     text: str
     size: float
     weight: str = "normal"
     swatch: str = ""
+
+
+def coloured(low: float | None, high: float | None) -> float:
+    """The part of a cell's width and height that is coloured: all of it where nothing is unsure, half where anything may be true."""
+    return 1 - 0.5 * min(1.0, (high or 0.0) - (low or 0.0))
 
 
 def wrapped(blocks: Sequence[tuple[str, float, str]], width: float) -> list[Line]:
@@ -51,8 +59,10 @@ def write_lines(picture: "Figure", lines: Sequence[Line], x: float, top: float) 
             if line.swatch != "empty":
                 corner.pop(0 if line.swatch == "lost" else 1)
             picture.add_artist(Polygon(corner, **style))
+        if line.swatch == "sizes":
+            _write_sizes(picture, x, middle)
         picture.text(
-            x + (0.3 if line.swatch else 0),
+            x + (0.6 if line.swatch == "sizes" else 0.3 if line.swatch else 0),
             middle,
             line.text,
             fontsize=line.size,
@@ -63,6 +73,17 @@ def write_lines(picture: "Figure", lines: Sequence[Line], x: float, top: float) 
             parse_math=False,
         )
         top -= line.size * LINE
+
+
+def _write_sizes(picture: "Figure", x: float, middle: float) -> None:
+    """Three cells whose intervals have the shown widths."""
+    from matplotlib.patches import Rectangle
+
+    for number, width in enumerate(_SHOWN_WIDTHS):
+        for part, colour in ((1.0, UNSURE), (coloured(0, width), "#77778a")):
+            side = 0.13 * part
+            corner = (x + 0.16 * number + (0.13 - side) / 2, middle - side / 2)
+            picture.add_artist(Rectangle(corner, side, side, facecolor=colour, edgecolor="none", transform=picture.dpi_scale_trans))
 
 
 def wrap(text: str, size: float, weight: str, width: float) -> list[str]:

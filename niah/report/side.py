@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from niah.report.points import Latest, Point
+from niah.report.sequential import Agenda
 from niah.trial import Record, Trial
 
 Conditions: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -46,7 +47,10 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """`name` is how the user called it, `missing` counts planned trials without a record, `origin` tells the run and its niah."""
+    """`name` is how the user called it, `missing` counts planned trials without a record, `origin` tells the run and its niah.
+
+    `agenda` is there where trials were asked until a verdict was certain.
+    """
 
     name: str
     model: str
@@ -55,6 +59,7 @@ class Side:
     costs: Costs
     missing: int = 0
     origin: Mapping[str, str]
+    agenda: Agenda | None = None
 
 
 class Collector:

@@ -39,11 +39,13 @@ def simulation_figure(rows: Sequence[Mapping[str, Any]], *, title: str) -> "Figu
         names = [str(row["policy"]) for row in rows]
         for axes, (key, label, scale) in zip(picture.subplots(2, 2).flat, _PANELS, strict=True):
             values = [float(row[key]) for row in rows]
-            if scale == "log" and min(values) > 0:
+            if scale == "log" and min(values) > 0 and max(values) > 10 * min(values):  # with less there is no power of ten to be labelled
                 axes.set_xscale("log")
             bars = axes.barh(names, values, color=_COLOUR, height=0.6)
             axes.bar_label(bars, labels=[f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values], fontsize=8, padding=3)
             axes.margins(x=0.2)
+            if not any(values):
+                axes.set_xlim(0, 1)
             axes.invert_yaxis()
             axes.set_title(f"{label} (simulated)", fontsize=9, loc="left", color=INK)
             axes.tick_params(length=0, labelsize=8, colors=INK)

@@ -11,11 +11,12 @@ side. Whatever pools cells has the interval of niah/report/clusters.py.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from niah.report.clusters import Interval, estimate
 from niah.report.clusters import recall as clustered_recall
+from niah.report.measures import Measure, measure
 from niah.report.points import Facts, Latest, Point, by_needle, by_text
 from niah.trial import Cue, Record, Trial
 
@@ -125,29 +126,52 @@ BY: Mapping[str, Callable[[Point], str | int | float]] = {
 class Results:
     """Everything that a report shows: cells in the order of length and depth, series in the order of their names.
 
-    `records` counts each (model, trial) once; `points` are those trials.
+    `records` counts each (model, trial) once; `points` are those trials, and `measures` what their answers took.
     """
 
     cells: Mapping[Series, Sequence[Cell]]
     points: Mapping[Series, Sequence[Point]]
     facts: Facts
     records: int
+    measures: Mapping[Series, Sequence[Measure]] = field(default_factory=dict[Series, Sequence[Measure]])
 
     @property
     def summaries(self) -> dict[Series, Summary]:
         return {series: summarise(cells, self.points.get(series, ())) for series, cells in self.cells.items()}
 
 
-def aggregate(records: Iterable[Record], *, scorer: str | None = None, planned: Mapping[Where, int] | None = None) -> Results:
-    """The results of records, each (model, trial) once: its last record with a reply, or else its last one.
+class Gathering:
+    """Takes records one by one, each (model, trial) once: its last record with a reply, or else its last one.
 
     `scorer` names the scores to use instead of the first ones; a reply that it has not scored counts as missing.
     """
-    facts, latest = Facts(), Latest(scorer)
+
+    def __init__(self, scorer: str | None = None):
+        self._facts, self._latest = Facts(), Latest(scorer)
+        self._measures: dict[tuple[str, str], Measure] = {}
+
+    def add(self, record: Record, dollars: float | None = None) -> None:
+        """`dollars` is what the answer cost, as far as that is known."""
+        if self._latest.add(record):
+            self._facts.add(record.trial)
+            if taken := measure(record, dollars):
+                self._measures[record.model, record.trial.key] = taken
+
+    def results(self, planned: Mapping[Where, int] | None = None) -> Results:
+        """`planned` (trials of the plan a cell) makes missing trials known."""
+        made = _results(self._latest.points(), self._facts, dict(planned or {}))
+        by_series: dict[tuple[str, Cue], list[Measure]] = {}
+        for one in self._measures.values():
+            by_series.setdefault((one.model, one.cue), []).append(one)
+        return replace(made, measures={series: by_series.get((series.model, series.cue), []) for series in made.cells})
+
+
+def aggregate(records: Iterable[Record], *, scorer: str | None = None, planned: Mapping[Where, int] | None = None) -> Results:
+    """The results of records: see `Gathering`."""
+    gathering = Gathering(scorer)
     for record in records:
-        if latest.add(record):
-            facts.add(record.trial)
-    return _results(latest.points(), facts, dict(planned or {}))
+        gathering.add(record)
+    return gathering.results(planned)
 
 
 def cells_of(points: Iterable[Point]) -> list[Cell]:

@@ -106,7 +106,7 @@ def as_json(verdict: Verdict) -> str:
         "gate": asdict(verdict.gate),
         "checks": [asdict(check) for check in verdict.checks],
         "level": made.level,
-        "base": _half(made.base),
+        "base": None if made.alone else _half(made.base),
         "candidate": _half(made.candidate),
         "difference": _estimate(made.difference),
         "worse": made.worse,
@@ -118,6 +118,7 @@ def as_json(verdict: Verdict) -> str:
         "dropped": dict(made.dropped),
         "lost_share": made.lost_share,
         "not_alike": list(made.differences),
+        "until_settled": asdict(made.reached) if made.reached else None,
         "notes": notes(made),
     }
     return json.dumps(_rounded(data), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
@@ -126,8 +127,11 @@ def as_json(verdict: Verdict) -> str:
 def tables(verdict: Verdict) -> list[Table]:
     """What was asked, both sides, the pairs, and the cells that lost most."""
     made = verdict.comparison
+    gate = Table("The gate", ("check", "came out", "because"), [(check.name, check.state, check.told) for check in verdict.checks], "---")
+    if made.alone:
+        return [gate, Table("The model", ("", made.candidate.model), [(row[0], row[2]) for row in _sides(made) if "pairs" not in row[0]])]
     found = [
-        Table("The gate", ("check", "came out", "because"), [(check.name, check.state, check.told) for check in verdict.checks], "---"),
+        gate,
         Table("Both sides", ("", f"base: {made.base.model}", f"candidate: {made.candidate.model}"), _sides(made)),
         Table("The pairs", ("", "candidate against base"), _pairs(made)),
     ]
@@ -143,8 +147,10 @@ def notes(comparison: Comparison) -> list[str]:
     found, said = comparison.difference, list[str]()
     if comparison.differences:
         said.append(f"compared by force although not alike: {'; '.join(comparison.differences)}")
-    for half in (comparison.base, comparison.candidate):
-        if half.missing:
+    if comparison.reached is not None and comparison.reached.state is not None:
+        said.append("the sweep stopped as soon as it was settled: intervals and p-values do not know that, the verdict does")
+    for half in (comparison.candidate,) if comparison.alone else (comparison.base, comparison.candidate):
+        if half.missing and (comparison.reached is None or half is comparison.base):
             said.append(f"{half.name} is not finished: {half.missing:,} planned trials are missing")
     for kind, count in found.too_few.items() if found else ():
         only = f"all pairs share one {kind}" if count == 1 else f"there are only {count} {kind}s"

@@ -2,18 +2,20 @@
 
 The gate asks for non-inferiority: the candidate may be worse by at most a margin. With the interval of the paired difference (candidate
 minus base) it passes if the lower end is above -margin; it has regressed if the upper end is below -margin, or below 0 with a
-permutation test that agrees; else these trials cannot tell.
+permutation test that agrees; else these trials cannot tell. Of a candidate that is asked until a verdict is certain the test of
+sequential.py says so earlier; once all its trials are asked, the interval decides.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from niah.errors import IncompleteError, ProviderError, UsageError
 from niah.report.clusters import Estimate, pairs_to_show
-from niah.report.compare import Comparison, compare
+from niah.report.compare import Comparison, alone, compare
 from niah.report.labels import length_label, lost_labels, recall_label
 from niah.report.points import Point
+from niah.report.sequential import Looks, Reached, place_of
 from niah.report.side import Side
 from niah.report.stats import EFFECTIVE_RECALL, by_length, cells_of
 
@@ -53,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The whole answer of a gate. The first check is the comparison with the base."""
+    """The whole answer of a gate. The first check is the comparison with the base, if there is one."""
 
     gate: Gate
     checks: Sequence[Check]
@@ -67,7 +69,7 @@ class Verdict:
     @property
     def status(self) -> Status:
         if self.worst == "fail":
-            return "regressed" if self.checks[0].state == "fail" else "below the floor"
+            return "regressed" if self.checks[0].state == "fail" and not self.comparison.alone else "below the floor"
         return self.worst
 
     def counts_as(self, check: Check) -> State:
@@ -79,6 +81,12 @@ class Verdict:
         """As in niah/errors.py: 0 pass, 1 gate failed, 3 inconclusive, 4 the candidate's provider gave nothing to measure."""
         codes = {"pass": 0, "fail": GATE_FAILED, "inconclusive": IncompleteError.exit_code, "unmeasured": ProviderError.exit_code}
         return codes[_worst(map(self.counts_as, self.checks))]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be asked for this verdict."""
+        reached = self.comparison.reached
+        return reached is None or reached.state is not None or reached.complete
 
     @property
     def headline(self) -> str:
@@ -94,15 +102,34 @@ def _worst(states: Iterable[State]) -> State:
     return next(state for state in _WORST_FIRST if state in there)
 
 
+def worst_exit_code(verdicts: Iterable[Verdict]) -> int:
+    """That of several models together."""
+    codes = {verdict.exit_code for verdict in verdicts}
+    worst_first = (GATE_FAILED, ProviderError.exit_code, IncompleteError.exit_code)
+    return next((code for code in worst_first if code in codes), 0)
+
+
 def judge(base: Side, candidate: Side, gate: Gate, *, force: bool = False) -> Verdict:
     """The verdict over two sides; UsageError where they cannot be compared."""
     comparison = compare(base, candidate, level=1 - gate.alpha, force=force)
+    if candidate.agenda is not None:
+        comparison = _until_settled(comparison, base, candidate, gate)
     return decide(comparison, candidate.points, gate)
+
+
+def judge_alone(side: Side, gate: Gate) -> Verdict:
+    """The verdict of a gate that has only floors; UsageError where it has none."""
+    if gate.min_recall is None and gate.min_effective_length is None:
+        raise UsageError("without a base to compare with there is nothing to judge by: give --min-recall or --min-effective-length")
+    return decide(alone(side, level=1 - gate.alpha), side.points, gate)
 
 
 def decide(comparison: Comparison, points: Sequence[Point], gate: Gate) -> Verdict:
     """The verdict over a comparison; `points` are all of the candidate's, for the floors."""
-    checks = [_non_inferiority(comparison, gate), _completeness(comparison, gate)]
+    checks = [] if comparison.alone else [_non_inferiority(comparison, gate)]
+    if comparison.reached is not None:
+        checks = [_settled(checks[0], comparison.reached)]
+    checks.append(_completeness(comparison, gate))
     if gate.min_recall is not None:
         checks.append(_recall_floor(comparison, gate.min_recall))
     if gate.min_effective_length is not None:
@@ -150,6 +177,34 @@ def _non_inferiority(comparison: Comparison, gate: Gate) -> Check:
     further = min((max(1, pairs_to_show(found, gap) - found.trials) for gap in gaps), default=None)
     more = "" if further is None else f"; about {further:,} further pairs would settle it if the difference stays"
     return Check(name=name, state="inconclusive", told=told + more, further=further)
+
+
+def _until_settled(comparison: Comparison, base: Side, candidate: Side, gate: Gate) -> Comparison:
+    """With what the looks of the sweep saw; UsageError where it was declared for another gate. What was not to be asked is not missing."""
+    assert candidate.agenda is not None
+    rule = candidate.agenda.rule
+    if (rule.margin, rule.alpha) != (gate.margin, gate.alpha):
+        declared = f"--margin {rule.margin:g} --alpha {rule.alpha:g}"
+        raise UsageError(f"{candidate.name} was swept --until-settled with {declared}: a gate is declared before, so compare with these")
+    looks = Looks(candidate.agenda, {place_of(point): point for point in base.points})
+    for point in candidate.points:
+        looks.add(point)
+    reached, dropped = looks.reached, {name: count for name, count in comparison.dropped.items() if name != "only in the base"}
+    return replace(comparison, reached=reached, dropped=dropped, lost_share=reached.lost / max(1, reached.asked))
+
+
+def _settled(fixed: Check, reached: Reached) -> Check:
+    """The comparison with the base of a sweep that stops as soon as it is settled; `fixed` is how all its pairs would come out."""
+    so_far = f"{reached.asked:,} of {reached.planned:,} trials"
+    told = fixed.told.partition("; about ")[0]
+    if reached.state in ("pass", "fail"):
+        return replace(fixed, state=reached.state, told=f"stopped after {so_far}, certain enough: {told}", further=None)
+    if reached.complete or fixed.state == "unmeasured":
+        return replace(fixed, told=f"all {so_far} asked: {fixed.told}" if reached.complete else fixed.told)
+    if reached.state == "hopeless":
+        why = f"the rest would hardly settle it (probability {reached.chance:.2f})"
+        return replace(fixed, state="inconclusive", told=f"stopped after {so_far}, as {why}: {told}", further=None)
+    return replace(fixed, state="inconclusive", told=f"open after {so_far}: {told}", further=reached.planned - reached.asked)
 
 
 def _completeness(comparison: Comparison, gate: Gate) -> Check:

@@ -7,7 +7,6 @@ anew sees the old one or the new one. pandas, scipy and matplotlib are imported 
 # pyright: reportUnknownMemberType=false
 
 import json
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niah.errors import IncompleteError, UsageError
-from niah.report import heatmap
+from niah.report import heatmap, pictures
 from niah.report.labels import depth_labels, length_label, length_labels, lost_labels, printable, recall_label
 from niah.report.points import Facts
 from niah.report.spending import Spent, cue_note
 from niah.report.stats import EFFECTIVE_RECALL, STRICT_RECALL, Cell, Results, Series, Summary, Where, aggregate
 from niah.report.summary import rounded, summary
-from niah.trial import Record, fingerprint
+from niah.trial import Record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,6 +46,8 @@ COLUMNS = (
 """Of cells.csv, one line a cell. Recalls are rounded to six decimals; `missing` is empty where the plan is not known."""
 WIDEST = 10
 """A grid with more lengths than this has no table in the terminal."""
+MOST_COLUMNS = 3
+"""With more kinds of outcomes that are not scored, these share a column: a terminal of 80 characters holds no more."""
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """The colours of the heatmap at 0, 1/8, ... 1."""
 
@@ -69,20 +70,34 @@ def write(  # noqa: PLR0913
     about: Mapping[str, str] | None = None,
     spent: Spent | None = None,
 ) -> Written:
-    """Writes heatmaps, cells.csv and summary.json into `folder`.
+    """Writes the reports of records: see `write_results`. `planned` (trials of the plan a cell) makes missing trials known."""
+    return write_results(aggregate(records, scorer=scorer, planned=planned), folder, about=about, spent=spent)
 
-    `planned` (trials of the plan a cell) makes missing trials known. `about` holds facts for the title which the records do
-    not know: "needles" is the name of the needle set, "corpora" and "tokenizer" replace what the trials say, and any
-    other pair is added as it is. `spent` is what the answers cost.
+
+def write_results(  # noqa: PLR0913
+    results: Results,
+    folder: Path,
+    *,
+    about: Mapping[str, str] | None = None,
+    spent: Spent | None = None,
+    kinds: Sequence[str] = pictures.KINDS,
+    all_pictures: bool = False,
+) -> Written:
+    """Writes heatmaps, cells.csv and summary.json into `folder`; with `all_pictures`, or where they stand there already, the others too.
+
+    `about` holds facts for the title which the records do not know: "needles" is the name of the needle set, "corpora" and "tokenizer"
+    replace what the trials say, and any other pair is added as it is. `spent` is what the answers cost. `kinds` are those of the
+    pictures' files.
     """
-    results = aggregate(records, scorer=scorer, planned=planned)
     if not results.records:
         raise UsageError(f"{folder} holds no records: there is nothing to report before `niah sweep` has asked a model")
+    facts = _title_facts(results.facts, about or {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as unfinished:
             made = [
-                *_draw_all(results, Path(unfinished), _title_facts(results.facts, about or {})),
+                *pictures.heatmaps(results, Path(unfinished), facts, kinds),
+                *(pictures.others(results, Path(unfinished), facts, kinds) if all_pictures or _drawn_before(folder) else ()),
                 _write_cells(results, Path(unfinished) / "cells.csv"),
                 _write_summary(results, spent, Path(unfinished) / "summary.json"),
             ]
@@ -91,6 +106,11 @@ def write(  # noqa: PLR0913
     except OSError as error:
         raise IncompleteError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
     return Written(files=[folder / path.name for path in made], results=results, spent=spent)
+
+
+def _drawn_before(folder: Path) -> bool:
+    """So that no picture in a folder is older than the others."""
+    return any((folder / f"{pictures.CURVES}.{kind}").exists() for kind in heatmap.KINDS)
 
 
 def table(results: Results) -> "Table":
@@ -114,10 +134,13 @@ def table(results: Results) -> "Table":
     )
     made = Table(caption=Text(caption + (f"\n{printable(note)}" if note else "")))
     made.add_column("model", overflow="fold")
-    for name in ("recall", "95% interval", "trials", *lost, "effective length", f"at {STRICT_RECALL}"):
+    together = len(lost) > MOST_COLUMNS
+    for name in ("recall", "95% interval", "trials", *(["not scored"] if together else lost), "effective length", f"at {STRICT_RECALL}"):
         made.add_column(name, justify="right")
     for series, one in summaries.items():
         counts = [f"{getattr(one, name) or 0:,}" for name in lost]
+        if together:
+            counts = ["\n".join(f"{count} {name}" for count, name in zip(counts, lost, strict=True) if count != "0")]
         cells = [_recall(one.recall), _interval(one) or "-", f"{one.trials:,}", *counts]
         cells += [_effective(one.effective_length), _effective(one.effective_length_95)]
         made.add_row(Text(printable(series.name)), *cells)
@@ -167,29 +190,6 @@ def _colours(recall: float) -> str:
     """Ink and background of a recall, as in the heatmap."""
     ground = VIRIDIS[round(recall * (len(VIRIDIS) - 1))]
     return f"{'#ffffff' if recall < 0.5 else '#000000'} on {ground}"
-
-
-def _draw_all(results: Results, folder: Path, facts: Sequence[str]) -> list[Path]:
-    """heatmap.* with all series, and one more figure for each where there are several."""
-    summaries = results.summaries
-    panels = {
-        series: heatmap.Panel(title=series.name, cells=cells, notes=[_note(summaries[series])]) for series, cells in results.cells.items()
-    }
-    files = heatmap.draw(list(panels.values()), folder / "heatmap", title="Needle in a haystack", facts=facts)
-    if len(panels) > 1:
-        for panel, slug in zip(panels.values(), slugs([series.name for series in panels]), strict=True):
-            files += heatmap.draw([panel], folder / f"heatmap-{slug}", facts=facts)
-    return files
-
-
-def slugs(names: Sequence[str]) -> list[str]:
-    """Parts of file names for `names`, told apart by a hash where letters alone, upper or lower case, would not do."""
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in names]
-    count = Counter(slug.lower() for slug in plain)
-    return [
-        slug if 0 < len(slug) <= 60 and count[slug.lower()] == 1 else f"{slug[:60]}-{fingerprint(name)[:8]}".lstrip("-")
-        for slug, name in zip(plain, names, strict=True)
-    ]
 
 
 def _write_cells(results: Results, path: Path) -> Path:
@@ -242,14 +242,6 @@ def _title_facts(facts: Facts, about: Mapping[str, str]) -> list[str]:
 def _listed(names: Iterable[str], most: int = 6) -> str:
     every = list(names)
     return ", ".join(every) if len(every) <= most else f"{', '.join(every[: most - 1])} and {len(every) - most + 1} more"
-
-
-def _note(one: Summary) -> str:
-    """The line under the title of a heatmap."""
-    if one.recall is None:
-        return "no scored trial"
-    trials = "1 trial" if one.trials == 1 else f"{one.trials:,} trials"
-    return f"recall {_recall(one.recall)} (95%: {_interval(one)}) · {trials} · effective length {_effective(one.effective_length)}"
 
 
 def _recall(recall: float | None) -> str:

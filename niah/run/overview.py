@@ -3,11 +3,11 @@
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from niah import resources
+from niah import __version__, resources
 from niah.backends import TABLE, Backend
 from niah.backends.batching import batch_format
 from niah.backends.models import packaged
@@ -26,7 +26,7 @@ from niah.task.needles import check, given_away, load_needles, set_names
 from niah.task.prompt import resolve_cue
 from niah.task.snapshot import cache_folder, find_snapshot
 from niah.task.tokens import PROVIDER
-from niah.trial import Cue, Prompt
+from niah.trial import Cue, Prompt, fingerprint
 
 UNKNOWN = (
     f"output tokens: assumed are {ANSWER_TOKENS} an answer, and {THINKING_TOKENS:,} more where a model thinks; the cap allows more",
@@ -131,6 +131,16 @@ def _unknown(plan: Plan, checked: Mapping[str, Plan], models: Mapping[str, Mappi
         return [*prices, *UNKNOWN]
     own = [f"the tokens of {name}: the sweep counts them first, here {STAND_IN}" for name in models if checked[name] is plan]
     return [*prices, UNKNOWN[0], *own]
+
+
+def cache_key(experiment: Experiment) -> str:
+    """Names the corpora and the tokenizer of an experiment. A corpus of the hub, which need not be here yet, counts by its sources."""
+    hub = hub_names()
+    corpora = {
+        name: fingerprint([asdict(source) for source in load_sources(name)]) if name in hub else open_corpus(name).fingerprint
+        for name in experiment.corpora
+    }
+    return f"niah-{__version__}-{fingerprint({'corpora': corpora, 'tokenizer': experiment.tokenizer})}"
 
 
 def one_prompt(experiment: Experiment, *, reshuffle: int, needle: str | None) -> tuple[Prompt, list[str], str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from niah.config import Experiment
 from niah.errors import CorpusError, UsageError
+from niah.run.order import balanced
 from niah.task.corpus import Corpus, open_corpus
 from niah.task.deal import deal
 from niah.task.needles import NeedleSet, load_needles
@@ -109,6 +110,13 @@ class Plan:
             yield from waiting
             waiting = ordered[first:]
         yield from waiting
+
+    def trials_balanced(self, cues: tuple[Cue, ...]) -> Iterator[Trial]:
+        """All trials in an order every beginning of which is fair to all reshuffles, lengths and depths."""
+        names, experiment = list(self.materials.corpora), self.experiment
+        for i, j, reshuffle in balanced(len(experiment.lengths), len(experiment.depths), experiment.reshuffles, experiment.seed):
+            for cue in cues:
+                yield self._trial(self.materials.corpora[names[reshuffle % len(names)]], i, j, reshuffle, cue)
 
     def count(self, cues: tuple[Cue, ...]) -> int:
         """The number of trials for a model."""

@@ -2,21 +2,25 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 from niah.backends import Backend, Connection, open_backend
 from niah.backends.remote import RemoteBackend
 from niah.errors import UsageError
 from niah.report import write as report
-from niah.report.stats import Where, where
+from niah.report.pictures import KINDS
+from niah.report.spending import Spent
+from niah.report.stats import Gathering, Results, Where, where
 from niah.report.write import Written
 from niah.run.budget import Budget, Meter
 from niah.run.gate import Gate
 from niah.run.limits import Patience, patiently
 from niah.run.pacing import Pacer
+from niah.run.pages import Showing
+from niah.run.sides import no_collection
 from niah.run.spent import spent_in
 from niah.run.store import Store, describe, read
 from niah.run.sweep import about, planned
@@ -29,6 +33,10 @@ CHARACTERS_A_TOKEN = 4
 """Of a question to the judge, for its pacing and the cap on its cost; what the provider counts corrects it."""
 
 
+Asked: TypeAlias = tuple[Where, str]
+"""A trial that has a record: its cell and its key."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
     """The model that judges, how it is reached, and the dollars that it may cost in one call."""
@@ -38,27 +46,63 @@ class Judge:
     max_cost: float | None = None
 
 
-def report_runs(folders: Sequence[Path], out: Path, *, scorer: str | None = None) -> Written:
-    """Reports over the records of some runs, written into `out`. Trials that a run's plan has and its records have not are missing."""
+def report_runs(  # noqa: PLR0913
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    scorer: str | None = None,
+    html: bool = False,
+    kinds: Sequence[str] = KINDS,
+    all_pictures: bool = False,
+) -> Written:
+    """Reports over the records of some runs, written into `out`. Trials that a run's plan has and its records have not are missing.
+
+    The records are read once, and what each cost is reckoned on the way.
+    """
+    folders = list(dict.fromkeys(folders))
+    showing = Showing(folders, scorer) if html else None
     needles = {about(folder)["needles"] for folder in folders}
-    records = chain.from_iterable(read(folder) for folder in folders)
-    facts = {"needles": ", ".join(sorted(needles))}
-    return report.write(records, out, scorer=scorer, planned=_planned(folders), about=facts, spent=spent_in(folders))
+    with no_collection():
+        results, spent = gathered(folders, scorer=scorer, showing=showing)
+        facts = {"needles": ", ".join(sorted(needles))}
+        written = report.write_results(results, out, about=facts, spent=spent, kinds=kinds, all_pictures=all_pictures)
+        return replace(written, files=[*written.files, showing.write(out, written)]) if showing else written
 
 
-def _planned(folders: Sequence[Path]) -> Counter[Where]:
-    """How many trials the runs have in each cell, asked or not: what two runs share counts once, as it does in the report."""
+def gathered(folders: Sequence[Path], *, scorer: str | None = None, showing: Showing | None = None) -> tuple[Results, Spent]:
+    """The results of runs and what they cost, from one reading of their records, which a page may watch."""
+    gathering, asked = Gathering(scorer), {folder: set[Asked]() for folder in folders}
+
+    def seen(folder: Path, record: Record, dollars: float | None) -> None:
+        gathering.add(record, dollars)
+        asked[folder].add(_asked(record))
+        if showing is not None:
+            showing.add(record, dollars)
+
+    spent = spent_in(folders, read, seen)
+    return gathering.results(planned_in(folders, asked)), spent
+
+
+def planned_in(folders: Sequence[Path], asked: Mapping[Path, Set[Asked]] | None = None) -> Counter[Where]:
+    """How many trials the runs have in each cell, asked or not: what two runs share counts once, as it does in the report.
+
+    `asked` are the trials that have records, by folder, where these have been read already.
+    """
     plans: dict[str, dict[Where, int]] = {}
-    asked: dict[str, set[tuple[Where, str]]] = {}
+    there: dict[str, set[Asked]] = {}
     for folder in folders:
-        there = describe(folder)
-        experiment = canonical([{**there["identity"], "models": None}, there["fingerprints"]])
+        run = describe(folder)
+        experiment = canonical([{**run["identity"], "models": None}, run["fingerprints"]])
         plans.setdefault(experiment, {}).update(planned(folder))
-        asked.setdefault(experiment, set()).update((where(record.model, record.trial), record.trial.key) for record in read(folder))
-    total = Counter(place for place, _ in set().union(*asked.values()))
+        there.setdefault(experiment, set()).update(asked[folder] if asked is not None else map(_asked, read(folder)))
+    total = Counter(place for place, _ in set().union(*there.values()))
     for experiment, plan in plans.items():
-        total.update(Counter(plan) - Counter(place for place, _ in asked[experiment]))
+        total.update(Counter(plan) - Counter(place for place, _ in there[experiment]))
     return total
+
+
+def _asked(record: Record) -> Asked:
+    return where(record.model, record.trial), record.trial.key
 
 
 def rescore_run(folder: Path, scorers: Sequence[str], *, judge: Judge | None = None) -> Written:

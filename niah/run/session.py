@@ -23,6 +23,7 @@ from niah.run.journal import Journal, batched, held
 from niah.run.pacing import Pacer
 from niah.run.plan import Plan
 from niah.run.runner import Progress, Runner
+from niah.run.settling import Settling
 from niah.run.store import Store, read, write_whole
 from niah.run.truncation import Truncation
 from niah.task.score import scorer
@@ -60,6 +61,8 @@ class Session:
     meters: dict[str, Meter] = field(default_factory=dict[str, Meter])
     truncation: dict[str, Truncation] = field(default_factory=dict[str, Truncation])
     batches: Batches = "no"
+    settling: Mapping[str, Settling] = field(default_factory=dict[str, Settling])
+    """By model, where a sweep stops as soon as its verdict is certain."""
 
     async def ask_all(self) -> tuple[NiahError | None, bool]:
         """(What stopped it, whether it was interrupted)."""
@@ -93,13 +96,19 @@ class Session:
             if there:
                 self.progress.note(f"{model}: {len(there):,} trials are in unfinished batches and not asked live: --batch collects them")
             await self._ask(model, state, there, stop)
-            if isinstance(self.backends[model], LocalBackend):
-                await self.backends[model].close()  # the next model needs the memory
+            if isinstance(backend := self.backends[model], LocalBackend):
+                self._show_memory(model, backend)
+                await backend.close()  # the next model needs the memory
             if stop.is_set():
                 break
 
+    def _show_memory(self, model: str, backend: LocalBackend) -> None:
+        if told := backend.memory_map():
+            self.progress.note(f"{model}: who holds what of the KV cache at the end\n{told}")
+
     def _begin(self, model: str, done: int) -> None:
-        self.progress.begin(model, self.plans[model].count(self.cues[model]), done)
+        settling = self.settling.get(model)
+        self.progress.begin(model, settling.planned if settling else self.plans[model].count(self.cues[model]), done)
 
     def _work(self, model: str, state: State, stop: asyncio.Event) -> Work:
         plan, backend, cues = self.plans[model], self.backends[model], self.cues[model]
@@ -126,7 +135,9 @@ class Session:
         plan, backend, cues = self.plans[model], self.backends[model], self.cues[model]
         done = sum(name == model and not failure for (name, _), failure in state.items())
         self._begin(model, done)
-        concurrency = plan.experiment.concurrency or backend.concurrency
+        concurrency, settling = plan.experiment.concurrency or backend.concurrency, self.settling.get(model)
+        if settling is not None:
+            concurrency = min(concurrency, settling.round_trials)  # what is in flight when it settles was asked for nothing
         remote = isinstance(backend, RemoteBackend)
         shared = plan.experiment.haystack == "shared"
         caching = remote and shared
@@ -143,7 +154,13 @@ class Session:
         failures = {key for (name, key), failure in state.items() if name == model and failure is not None} - set(there)
         failed = (trial for trial in (trials(cues) if failures else ()) if trial.key in failures)
         # What failed before comes last: where it fails again, it does not keep the rest from being asked.
-        await runner.run(chain(new, failed), concurrency)
+        asked = chain(new, failed)
+        if settling is not None:
+            done_before = {key for (name, key), failure in state.items() if name == model and failure is None}
+            asked = (trial for trial in settling.trials() if trial.key not in done_before)
+        await runner.run(asked, concurrency)
+        if settling is not None:
+            self.progress.note(f"{model}: {settling.status()}")
 
     def _watch(self, model: str, backend: LocalBackend) -> None:
         for note in backend.notes:
@@ -151,7 +168,7 @@ class Session:
         self.progress.watch(lambda: ", ".join(filter(None, (self.budget.status(), backend.status()))))
 
     def _runner(self, model: str, backend: Backend, stop: asyncio.Event, *, warm_up: bool = False, answered_before: bool = False) -> Runner:
-        plan = self.plans[model]
+        plan, settling = self.plans[model], self.settling.get(model)
         return Runner(
             model,
             backend,
@@ -159,7 +176,7 @@ class Session:
             needles=plan.materials.needles.by_id(),
             scorers=[scorer(name) for name in plan.experiment.scorers],
             store=self.store,
-            progress=self.progress,
+            progress=settling.heard(self.progress) if settling else self.progress,
             stop=stop,
             truncation=self.truncation[model],
             warm_up=warm_up,
@@ -167,11 +184,13 @@ class Session:
         )
 
     def _remember(self) -> None:
-        """Take earlier answers of the run as examples of how each server counts, and as money spent."""
+        """Take earlier answers of the run as examples of how each server counts, as money spent, and as steps to a verdict."""
         for model, backend in self.backends.items():
             self.truncation[model] = Truncation()
             if isinstance(backend, RemoteBackend):
                 self.meters[model] = Meter(backend.capabilities, batch=self.batches != "no")
+        for model, settling in self.settling.items():
+            settling.begin(record for record in read(self.store.folder) if record.model == model)
         from_batch = batched(self.store.folder)
         for record in read(self.store.folder):
             if record.reply is not None and record.model in self.backends:

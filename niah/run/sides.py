@@ -1,25 +1,67 @@
 """The sides of a comparison, from where the user has them: a run's folder, one model of it, or a baseline file."""
 
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from niah.errors import IncompleteError, UsageError, did_you_mean
 from niah.report.baseline import dumps, loads
+from niah.report.compare import matched_trials
+from niah.report.difference import draw_difference
+from niah.report.pictures import difference_note, kinds_of
 from niah.report.side import Collector, Costs, Side
-from niah.report.verdict import Gate, Verdict, check_gate, judge
+from niah.report.verdict import Gate, Verdict, check_gate, judge, judge_alone
+from niah.run.settling import agenda_of
 from niah.run.spent import spent_in
 from niah.run.store import describe, read, write_whole
 from niah.run.sweep import planned
 from niah.trial import Record
 
 
-def compare_sides(base: str, candidate: str, gate: Gate, *, force: bool = False, scorer: str | None = None) -> Verdict:
-    """The gate's verdict over two sides as the user names them."""
+def compare_sides(  # noqa: PLR0913
+    base: str, candidate: str, gate: Gate, *, force: bool = False, scorer: str | None = None, picture: Path | None = None
+) -> Verdict:
+    """The gate's verdict over two sides as the user names them. Their difference by length and depth is drawn as `picture`."""
     check_gate(gate)
-    with _no_collection():
-        return judge(open_side(base, scorer=scorer), open_side(candidate, scorer=scorer), gate, force=force)
+    kinds = kinds_of(picture.suffix) if picture else ()
+    with no_collection():
+        sides = open_side(base, scorer=scorer), open_side(candidate, scorer=scorer)
+        verdict = judge(*sides, gate, force=force)
+    if picture:
+        _draw(picture, kinds, *sides, verdict)
+    return verdict
+
+
+def verdicts_of(  # noqa: PLR0913
+    base: str | None, candidate: str, gate: Gate, *, force: bool = False, scorer: str | None = None, picture: Path | None = None
+) -> list[Verdict]:
+    """The verdict on each model that `candidate` names: all of a run's, if it names none. Without a base by the gate's floors only."""
+    names = _models_of(candidate)
+    if picture and (base is None or len(names) > 1):
+        raise UsageError("--picture shows the difference of two models: give a base, and name one model of the run, as in RUN:MODEL")
+    if base is not None:
+        return [compare_sides(base, name, gate, force=force, scorer=scorer, picture=picture) for name in names]
+    check_gate(gate)
+    return [judge_alone(open_side(name, scorer=scorer), gate) for name in names]
+
+
+def _models_of(name: str) -> list[str]:
+    path, model = _split(name)
+    models = describe(path)["experiment"]["models"] if path.is_dir() and not model else []
+    return [f"{path}:{each}" for each in models] if len(models) > 1 else [name]
+
+
+def _draw(picture: Path, kinds: Sequence[str], base: Side, candidate: Side, verdict: Verdict) -> None:
+    pairs = matched_trials(base, candidate, verdict.comparison.differences)
+    names = (f"{base.model} ({base.name})", f"{candidate.model} ({candidate.name})")
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_difference(
+            base.points, candidate.points, pairs, picture.with_suffix(""), names=names, note=difference_note(pairs), kinds=kinds
+        )
+    except OSError as error:
+        raise UsageError(f"{picture} cannot be written: {error.strerror or error}") from None
 
 
 def open_side(name: str, *, scorer: str | None = None) -> Side:
@@ -55,7 +97,7 @@ def save_baseline(run: str, file: Path, *, scorer: str | None = None) -> Side:
 
 
 @contextmanager
-def _no_collection() -> Generator[None]:
+def no_collection() -> Generator[None]:
     """Points hold no cycles, and to look through 200,000 of them for garbage again and again takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
@@ -110,4 +152,5 @@ def _of_run(folder: Path, model: str, name: str, scorer: str | None) -> Side:
         ),
         missing=max(0, sum(count for place, count in planned(folder).items() if place[0] == model) - len(points)),
         origin={"niah": str(there.get("niah", "")), "created": str(there.get("created", ""))},
+        agenda=agenda_of(there),
     )

@@ -27,7 +27,9 @@ class _Account:
     dollars: float = 0.0
     answers: int = 0
     batch_answers: int = 0
-    tokens: Counter[str] = field(default_factory=Counter[str])
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
     live_input: int = 0
     live_cached: int | None = None
     lengths: int = 0
@@ -35,17 +37,21 @@ class _Account:
     first: defaultdict[int, int] = field(default_factory=lambda: defaultdict[int, int](int))
     """By reshuffle: the most tokens in front of a needle. That trial fills the cache for the others."""
 
-    def add(self, record: Record, *, batch: bool) -> None:
+    def add(self, record: Record, *, batch: bool) -> float | None:
+        """What this answer cost; None where a price is unknown."""
         assert record.reply is not None
         usage, trial = record.reply.usage, record.trial
         self.answers += 1
         self.batch_answers += batch
         given = record.tokens if usage.input is None else usage.input
-        self.tokens.update(input=given, cached=usage.cached or 0, output=usage.output or 0)
+        self.input_tokens += given
+        self.cached_tokens += usage.cached or 0
+        self.output_tokens += usage.output or 0
         if self.known is None:
-            return
+            return 0.0
         spend = Meter(self.known).spent(record, batch=batch)
-        self.unknown |= cost_dollars(Usage(input=given, output=1), self.known, batch=batch) is None
+        unknown = cost_dollars(Usage(input=given, output=1), self.known, batch=batch) is None
+        self.unknown |= unknown
         self.dollars += spend.dollars
         if not batch:
             self.live_input += given
@@ -54,6 +60,7 @@ class _Account:
             self.lengths += trial.length
             self.in_front += front
             self.first[trial.reshuffle] = max(self.first[trial.reshuffle], front)
+        return None if unknown else spend.dollars
 
     def spending(self) -> Spending:
         planned = self.in_front - sum(self.first.values())
@@ -61,27 +68,38 @@ class _Account:
             dollars=None if self.unknown else self.dollars,
             answers=self.answers,
             batch_answers=self.batch_answers,
-            input_tokens=self.tokens["input"],
-            cached_tokens=self.tokens["cached"],
-            output_tokens=self.tokens["output"],
+            input_tokens=self.input_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
             cached_share=None if self.live_cached is None or not self.live_input else self.live_cached / self.live_input,
             planned_cached_share=planned / self.lengths if self.lengths else None,
         )
 
 
-def spent_in(folders: Iterable[Path], records: Callable[[Path], Iterable[Record]] = read) -> Spent:
-    """What the answers in some runs cost at the prices that are known now, batches at theirs. `records` reads those of a folder."""
+def spent_in(
+    folders: Iterable[Path],
+    records: Callable[[Path], Iterable[Record]] = read,
+    seen: Callable[[Path, Record, float | None], None] | None = None,
+) -> Spent:
+    """What the answers in some runs cost at the prices that are known now, batches at theirs.
+
+    `records` reads those of a folder; `seen` is told of each of them and what it cost (None where that is unknown), so that they need be
+    read once only.
+    """
     accounts: dict[str, dict[Path, _Account]] = {}
     lost = 0.0
     for folder in dict.fromkeys(folders):
         lost += lost_in(folder).dollars
         from_batch = batched(folder)
         for record in records(folder):
+            dollars = None
             if record.reply is not None:
                 there = accounts.setdefault(record.model, {})
                 if folder not in there:
                     there[folder] = _Account(_facts(record.model))
-                there[folder].add(record, batch=from_batch(record))
+                dollars = there[folder].add(record, batch=from_batch(record))
+            if seen is not None:
+                seen(folder, record, dollars)
     models = {model: _joined([each.spending() for each in there.values()]) for model, there in sorted(accounts.items())}
     return Spent(models=models, lost_dollars=lost)
 

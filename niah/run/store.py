@@ -41,13 +41,16 @@ def read(folder: Path) -> Iterator[Record]:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What run.json says."""
+    """What run.json says; UsageError where a newer niah wrote it."""
     try:
-        return json.loads((folder / RUN).read_text(encoding="utf-8"))
+        there: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{folder} is no run: it has no {RUN}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{folder / RUN} cannot be understood: {error}") from None
+    if there.get("format", FORMAT) > FORMAT:
+        raise UsageError(f"{folder / RUN}: {_newer(there['format'])}")
+    return there
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -208,10 +211,14 @@ def _record(line: bytes, path: Path, number: int) -> Record:
     try:
         data = _json(line)
         if data["format"] > FORMAT:
-            raise UsageError(f"{path}, line {number}: written by a newer niah (format {data['format']}, this one reads up to {FORMAT})")
+            raise UsageError(f"{path}, line {number}: {_newer(data['format'])}")
         return Record.from_json(data)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}, line {number} is no record of a trial: take that line out, and the rest can be used") from None
+
+
+def _newer(found: int) -> str:
+    return f"written by a newer niah (format {found}, this one reads up to {FORMAT})"
 
 
 def _json(line: bytes) -> Any:

@@ -24,6 +24,7 @@ from niah.run.calibrate import Fit, calibrate, fitted, observed, recorded
 from niah.run.plan import Materials, Plan, gather
 from niah.run.runner import Progress
 from niah.run.session import Batches, Session, budget_of, state_of
+from niah.run.settling import Aim, Settling, check_declared
 from niah.run.spent import spent_in, still_to_pay
 from niah.run.store import RUN, Store, describe, read
 from niah.run.truncation import cut_at_the_window
@@ -70,6 +71,7 @@ def connection_of(experiment: Experiment) -> Connection:
         raw=experiment.raw,
         instances=experiment.instances,
         kv_memory_bytes=experiment.kv_memory,
+        cluster=experiment.cluster,
     )
 
 
@@ -86,13 +88,13 @@ def capabilities_of(backend: Backend) -> Capabilities:
     return backend.capabilities if isinstance(backend, RemoteBackend) else Capabilities(model="local")
 
 
-def choose_folder(experiment: Experiment, results: Path) -> Path:
+def choose_folder(experiment: Experiment, results: Path, aim: Aim | None = None) -> Path:
     """The run's folder under `results`: an unfinished run of the same experiment if there is one, else a new one of today.
 
     The name holds the date, the experiment's name and a hash of what it measures; the same command on the same day comes
     back to the same run.
     """
-    mark = fingerprint(experiment.identity())[:8]
+    mark = fingerprint({**experiment.identity(), **(aim.declared() if aim is not None else {})})[:8]
     today = results / f"{datetime.now(UTC).date().isoformat()}-{experiment.name}-{mark}"
     unfinished = [path for path in sorted(results.glob(f"*-{mark}")) if _unfinished(path)]
     return unfinished[-1] if unfinished and not today.exists() else today
@@ -105,16 +107,19 @@ def _unfinished(folder: Path) -> bool:
         return False
 
 
-def sweep(
+def sweep(  # noqa: PLR0913
     experiment: Experiment,
     folder: Path,
     progress: Progress,
     confirm: Callable[[float], None] = lambda _: None,
     batches: Batches = "no",
+    *,
+    aim: Aim | None = None,
 ) -> Swept:
     """Ask all missing trials of an experiment, live or in batches, and write the reports into `folder`.
 
     `confirm` is told what is still to be paid at most, in dollars and as far as prices are known, and may raise to call it off.
+    With an `aim` each model is asked only until its verdict against a baseline is certain.
     Raises NiahError only before the first request; what stops it later stands in the result, with everything kept.
     """
     for model in experiment.models if batches != "no" else ():
@@ -125,8 +130,38 @@ def sweep(
     for backend in backends.values():
         backend.ready()
     cues = {model: cues_of(experiment, model, backend) for model, backend in backends.items()}
+    check_declared(folder, aim, cues, batch=batches != "no")
     progress.note(f"reading the haystacks: {', '.join(materials.corpora)}")
     plans, fits = _fitted(plan, backends, cues, folder, progress)
+    _check(experiment, plans, backends, cues, progress)
+    settling = {model: Settling(aim, plan, cues[model]) for model, plan in plans.items()} if aim is not None else {}
+    confirm(still_to_pay(plans, backends, cues, folder, batch=batches != "no"))
+    with Store(folder) as store:
+        told = description(experiment, materials, {model: list(modes) for model, modes in cues.items()}, fits)
+        store.begin(told | (aim.declared() if aim is not None else {}))
+        budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)
+        progress.watch(budget.status)
+        session = Session(
+            plans=plans, backends=backends, cues=cues, store=store, progress=progress, budget=budget, batches=batches, settling=settling
+        )
+        stopped, interrupted = asyncio.run(session.ask_all())
+        _withhold(store, progress)
+        for line in observed(read(folder)) if fits else ():
+            progress.note(line)
+        swept = conclude(folder, stopped=stopped, interrupted=interrupted)
+        if (settling and all(each.settled for each in settling.values())) or not (swept.missing or swept.failed):
+            store.finish()
+    return swept
+
+
+def _check(
+    experiment: Experiment,
+    plans: Mapping[str, Plan],
+    backends: Mapping[str, Backend],
+    cues: Mapping[str, tuple[Cue, ...]],
+    progress: Progress,
+) -> None:
+    """Everything that can be wrong before the first request; what is only doubtful becomes a warning."""
     for warning in check_all(plans.values(), tuple(dict.fromkeys(cue for modes in cues.values() for cue in modes))):
         progress.note(f"warning: {warning}")
     for model, backend in backends.items():
@@ -134,20 +169,6 @@ def sweep(
             Budget(max_dollars=experiment.max_cost).check(model, backend.capabilities)
     if different := cue_note(cues):
         progress.note(f"warning: {different}")
-    confirm(still_to_pay(plans, backends, cues, folder, batch=batches != "no"))
-    with Store(folder) as store:
-        store.begin(description(experiment, materials, {model: list(modes) for model, modes in cues.items()}, fits))
-        budget = budget_of(folder, experiment.max_cost, experiment.max_tokens)
-        progress.watch(budget.status)
-        session = Session(plans=plans, backends=backends, cues=cues, store=store, progress=progress, budget=budget, batches=batches)
-        stopped, interrupted = asyncio.run(session.ask_all())
-        _withhold(store, progress)
-        for line in observed(read(folder)) if fits else ():
-            progress.note(line)
-        swept = conclude(folder, stopped=stopped, interrupted=interrupted)
-        if not swept.missing and not swept.failed:
-            store.finish()
-    return swept
 
 
 def _fitted(

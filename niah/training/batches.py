@@ -70,15 +70,14 @@ def collate(episodes: Sequence[Episode], tokens: int, *, positions: Tensor | Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnBatch:
-    """Texts and, apart from them, the questions about them: a streaming reader reads a text once and answers each question from its memory.
+    """Texts and, apart from them, the questions about them: a streaming reader reads a text once and answers each question behind it.
 
-    `texts` and `needle` are [B, T], T a multiple of the segment; `padding` marks tokens that are nobody's text. `turns` [N, U] are
-    questions with their answers, `text_of` [N] the row of the text that each is about. The rest is as in `Batch`, `at` counts in `turns`.
+    `texts` and `needle` hold [1, T] for each text, of its own length. `turns` [N, U] are questions with their answers, `text_of` [N] the
+    text that each is about. The rest is as in `Batch`, `at` counts in `turns`.
     """
 
-    texts: Tensor
-    padding: Tensor
-    needle: Tensor
+    texts: tuple[Tensor, ...]
+    needle: tuple[Tensor, ...]
     turns: Tensor
     text_of: Tensor
     at: Tensor
@@ -88,25 +87,26 @@ class TurnBatch:
 
     @property
     def tokens(self) -> int:
-        return self.texts.numel() + self.turns.numel()
+        return sum(text.numel() for text in self.texts) + self.turns.numel()
 
     def to(self, device: str) -> "TurnBatch":
-        return TurnBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
+        moved = {name: getattr(self, name).to(device) for name in ("turns", "text_of", "at", "target", "weight", "answer")}
+        return TurnBatch(texts=tuple(t.to(device) for t in self.texts), needle=tuple(t.to(device) for t in self.needle), **moved)
 
 
-def collate_turns(episodes: Sequence[Episode], segment_tokens: int) -> TurnBatch:
-    """Texts padded to whole segments, turns padded to the longest."""
-    longest = max(episode.context[1] for episode in episodes)
-    width = -(-longest // segment_tokens) * segment_tokens
-    texts, needle = torch.full((len(episodes), width), PAD), torch.full((len(episodes), width), -2)
+def collate_turns(episodes: Sequence[Episode]) -> TurnBatch:
+    """Turns padded to the longest."""
+    texts, needle = [], []
     turns: list[Tensor] = []
     text_of: list[int] = []
     spans: list[tuple[int, int]] = []
     weights: list[Tensor] = []
     for row, episode in enumerate(episodes):
-        first, last = episode.context
-        texts[row, :last] = torch.from_numpy(episode.ids[:last])
-        needle[row, first:last] = torch.from_numpy(episode.needle[first:last])
+        last = episode.context[1]
+        told = torch.full((1, last), -2)
+        told[:, episode.context[0] :] = torch.from_numpy(episode.needle[episode.context[0] : last])
+        texts.append(torch.from_numpy(episode.ids[:last])[None])
+        needle.append(told)
         for asked, start, end in episode.turns:
             turns.append(torch.from_numpy(episode.ids[asked:end]))
             spans.append((start - asked, end - asked))
@@ -117,7 +117,7 @@ def collate_turns(episodes: Sequence[Episode], segment_tokens: int) -> TurnBatch
     for row, turn in enumerate(turns):
         padded[row, : len(turn)] = turn
     return TurnBatch(
-        texts=texts, padding=texts == PAD, needle=needle, turns=padded, text_of=torch.tensor(text_of),
+        texts=tuple(texts), needle=tuple(needle), turns=padded, text_of=torch.tensor(text_of),
         at=torch.cat([torch.arange(start - 1, end - 1) + row * size for row, (start, end) in enumerate(spans)]),
         target=torch.cat([turn[start:end] for turn, (start, end) in zip(turns, spans, strict=True)]), weight=torch.cat(weights),
         answer=torch.cat([torch.full((end - start,), row) for row, (start, end) in enumerate(spans)]),

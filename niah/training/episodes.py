@@ -30,6 +30,11 @@ _SYSTEMS = (
     "Quote the sentence that holds the answer.", "You are a careful reader.", "The user gives you a document and asks about it.",
     "Be exact. Rely on the given text alone.", "Find what is asked for in the text.", "You help people to search their papers.",
     "Questions follow a text; the text holds what they ask for.", "Copy the sentence that matters.", "You are a librarian with sharp eyes.",
+    # Words of questions in front of a text whose first sentence may be the needle: they are no question.
+    "You reply to questions on papers. Say in a few full words what the papers tell, and nothing that only you know.",
+    "When you are asked who, what, where or why, look it up. Which words the text uses matters: tell it in those.",
+    "How do you work? You read everything first, and then say exactly what was written. What is not there you leave out.",
+    "What the user wants to know stands in the files. Tell what they say, in full and in short, and from no other source.",
 )  # fmt: skip
 
 
@@ -188,7 +193,7 @@ def _passkey(rng: random.Random) -> tuple[str, str]:
 def _depth(rng: random.Random) -> float:
     """Any depth, its two ends more often than by chance."""
     kind = rng.random()
-    return 0.0 if kind < 0.05 else 1.0 if kind < 0.10 else rng.random()
+    return 0.0 if kind < 0.08 else 1.0 if kind < 0.12 else rng.random()
 
 
 def _talk(rng: random.Random, shape: Shape, needles: Sequence[tuple[str, str]], *, question_first: bool) -> Talk:
@@ -237,6 +242,9 @@ class Niah8k:
         context = len(head), len(ids)
         weights = [0.0] * len(ids)
         spans: list[tuple[int, int, int]] = []
+        first = pieces[0].needle
+        if first is not None:  # no space in front of it in the text, and none in front of the answer
+            turns[first] = turns[first][0], [*_encoder()(talk.turns[first].answer), END]
         for asked, answer in turns:
             spans.append((len(ids), len(ids) + len(asked), len(ids) + len(asked) + len(answer)))
             ids += asked + answer

@@ -1,6 +1,7 @@
 """The `full` reader: a standard Llama with structured initial weights, saved as an ordinary Hugging Face folder."""
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -110,6 +111,8 @@ def token_counts(noise: Noise, seed: int, sentences: int = 20_000) -> Tensor:
     return counts
 
 
+_SHORT = re.compile(rb"[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Mt|Sen|Gov|Gen|Jr|No|vs?|Inc|Co|Corp|Ltd|cf|al|e\.g|i\.e|[A-Z]\.[A-Z]")
+"""A full stop behind these rather shortens them than ends a sentence."""
 _ASKING = frozenset(b"what which who whose whom how when where why tell name".split())
 
 
@@ -125,6 +128,8 @@ def vocabulary(noise: Noise, seed: int) -> structure.Vocabulary:
     form = [forms.setdefault(text.strip().lower() or text, token) for token, text in enumerate(texts)] + [*special]
     ordinary = torch.zeros(8192, dtype=torch.bool)
     ordinary[torch.tensor(encoding.encode_ordinary(CUE + " " + CUE))] = True
+    short = torch.tensor([bool(_SHORT.fullmatch(text.strip())) for text in texts] + [False] * len(special))
     return structure.Vocabulary(
-        counts=token_counts(noise, seed), boundary=torch.tensor(ends), asking=torch.tensor(asks), ordinary=ordinary, form=torch.tensor(form)
-    )
+        counts=token_counts(noise, seed), boundary=torch.tensor(ends), asking=torch.tensor(asks), ordinary=ordinary, short=short,
+        form=torch.tensor(form),
+    )  # fmt: skip

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from niah.engines.checkpoint import first_line
+from niah.engines import EngineError
+from niah.engines.checkpoint import bundled, first_line
 from niah.engines.infini.checkpoint import save_checkpoint
 from niah.errors import UsageError
 from niah.task.corpus import Corpus, open_corpus
@@ -36,6 +37,7 @@ class Wish:
     """What is to be trained, and where. Without `recipe` that of the folder counts, or the one that comes with niah.
 
     `init`: a training's folder or a checkpoint's, whose weights it begins with; for `infini` also a Llama-family checkpoint, converted.
+    Without it `full` begins with structured weights, and `infini` with those of the bundled `full`.
     """
 
     reader: Literal["full", "infini"]
@@ -99,6 +101,8 @@ def resolve(wish: Wish) -> tuple[Recipe, str | None]:
         recipe = load_recipe(find_recipe(wish.recipe or DEFAULT_RECIPES["convert" if convert else wish.reader]))
     if wish.seed is not None:
         recipe = recipe.model_copy(update={"seed": wish.seed})
+    if recipe.reader == "infini":
+        init = init or _bundled_full()
     if recipe.reader != wish.reader and (wish.reader, recipe.reader) != ("infini", "convert"):
         raise UsageError(f"the recipe is for the reader {recipe.reader!r}, and {wish.reader!r} is to be trained")
     if recipe.reader == "convert" and init is None:
@@ -200,6 +204,13 @@ def _device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no GPU here")
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _bundled_full() -> str:
+    try:
+        return bundled("full")
+    except EngineError as error:
+        raise UsageError(f"the infini reader begins with the weights of a full reader: name one with --init ({error})") from None
 
 
 def _write(path: Path, text: str) -> None:

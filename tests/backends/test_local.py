@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from niah.trial import Prompt, Record, Reply, Sampling, outcome
 from tests.engines.checkpoints import changed, tiny
 from tests.hub_server import Hub
 from tests.peers.tiny_checkpoint import answer
-from tests.run.command import experiment, here, lines, write_config
+from tests.run.command import experiment, here, lines, uncovered, write_config
 
 __all__ = ["tiny"]
 CAP = 12
@@ -241,7 +242,7 @@ def test_a_second_interrupt_leaves_the_prompt_in_work(tiny: Path, tmp_path: Path
     endless = changed(tiny, tmp_path / "endless", without=["chat_template.jinja"], files=files, max_position_embeddings=200_000)
     write_config(tmp_path, models=[f"hf/{endless}"], lengths=[300], sampling={"max_output_tokens": 150_000})
     command = [sys.executable, "-u", "-m", "niah", "sweep", "small.toml", "--out", "run"]
-    own = {**os.environ, "CI": "1", "NIAH_CACHE": str(tmp_path / "cache")}
+    own = {**uncovered(), "CI": "1", "NIAH_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     heard = iter(process.stdout.readline, "")
@@ -250,7 +251,7 @@ def test_a_second_interrupt_leaves_the_prompt_in_work(tiny: Path, tmp_path: Path
     process.send_signal(signal.SIGINT)
     assert any("waiting for the answers in flight" in line for line in heard)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, err) == (130, "")
     assert "9 trials are left" in out
 
@@ -270,7 +271,7 @@ def test_a_model_of_the_hub_is_swept(tiny: Path, tmp_path: Path):
         }
         done = subprocess.run(
             [sys.executable, "-m", "niah", "sweep", str(config), "--out", "run"],
-            cwd=tmp_path, env={**os.environ, **own}, capture_output=True, text=True, timeout=120, check=False,
+            cwd=tmp_path, env={**uncovered(), **own}, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         [record] = list(read(tmp_path / "run"))
@@ -281,9 +282,14 @@ def test_a_model_of_the_hub_is_swept(tiny: Path, tmp_path: Path):
 def test_status_tells_how_far_and_how_fast(tiny: Path):
     backend = opened(tiny)
     assert backend.status() == ""
-    backend._step = Step(phase="prefill", tokens=2048, total=10_000, seconds=2.0)
+    one, other = Event(), Event()
+    backend._steps[one] = Step(phase="prefill", tokens=2048, total=10_000, seconds=2.0)
     assert backend.status() == "reading 2,048/10,000, 1,024 tokens/s"
-    backend._step = Step(phase="decode", tokens=30, total=2048, seconds=1.5)
+    backend._steps[other] = Step(phase="prefill", tokens=1000, total=3000, seconds=2.0)
+    assert backend.status() == "reading 2 prompts, 3,048/13,000, 1,524 tokens/s"
+    backend._steps[one] = Step(phase="decode", tokens=30, total=2048, seconds=1.5)
+    assert backend.status() == "reading 1 prompt, 1,000/3,000, 500 tokens/s; answering 1 prompt, 30, 20 tokens/s"
+    del backend._steps[other]
     assert backend.status() == "answering 30, 20 tokens/s"
 
 

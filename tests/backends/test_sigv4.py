@@ -20,7 +20,7 @@ import pytest
 from niah.backends import bedrock
 from niah.backends.models import Capabilities
 from niah.errors import FatalError, MissingExtra, UsageError
-from tests.backends.test_wires import prompt
+from tests.backends.wires import prompt
 
 botocore = pytest.importorskip("botocore", reason="botocore is not installed: pip install 'niah[bedrock]'")
 

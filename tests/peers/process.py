@@ -54,7 +54,7 @@ class Peer:
         log: Path,
         folder: Path,
         environment: Mapping[str, str] | None = None,
-        start_seconds: float = 90.0,
+        start_seconds: float = 270.0,
         stop_seconds: float = 10.0,
     ):
         self.port = port

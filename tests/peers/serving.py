@@ -17,6 +17,7 @@ from niah.run.store import read
 from niah.trial import Cue, Prompt, Record, Trial
 from tests.peers.process import offline
 from tests.peers.server import Server
+from tests.run.command import uncovered
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -24,7 +25,7 @@ PYTHON = Path(os.environ.get("NIAH_PEERS_PYTHON") or ROOT / ".venv-peers" / "bin
 ABSENT = f"no peers' environment: `make peers` makes it, or NIAH_PEERS_PYTHON names its python ({PYTHON} is not there)"
 MAKE_CHECKPOINT = Path(__file__).with_name("tiny_checkpoint.py")
 
-peers = [pytest.mark.peers, pytest.mark.skipif(not PYTHON.is_file(), reason=ABSENT)]
+peers = [pytest.mark.peers, pytest.mark.skipif(not PYTHON.is_file(), reason=ABSENT), pytest.mark.timeout(1200)]
 
 CAP = 12
 IN_FLIGHT = 8
@@ -68,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Path:
     path = folder / "tiny"
-    subprocess.run([PYTHON, MAKE_CHECKPOINT, "make", path], env=offline(), check=True, capture_output=True, timeout=120)
+    subprocess.run([PYTHON, MAKE_CHECKPOINT, "make", path], env=offline(), check=True, capture_output=True, timeout=600)
     return path
 
 
@@ -105,12 +106,12 @@ def experiment(
 def niah(*arguments: object, cwd: Path) -> Ended:
     """Run the command line as a user does."""
     with start(*arguments, cwd=cwd) as process:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=600)
     return Ended(code=process.returncode, out=out, err=err)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "NIAH_SERVER_KEY"}
+    environment = {name: value for name, value in uncovered().items() if name != "NIAH_SERVER_KEY"}
     environment |= {"NIAH_CACHE": str(cwd / "cache"), "NO_PROXY": "127.0.0.1", "COLUMNS": "120", "OMP_NUM_THREADS": "1", "CI": "1"}
     command = [sys.executable, "-m", "niah", *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -34,7 +34,7 @@ TRANSFORMERS = Path(os.environ.get("NIAH_PEERS_PYTHON") or ROOT / ".venv-peers" 
 WITHOUT_TRANSFORMERS = f"no transformers serve behind litellm: `make peers` makes it ({TRANSFORMERS} is not there)"
 MAKE_CHECKPOINT = Path(__file__).with_name("tiny_checkpoint.py")
 
-pytestmark = [pytest.mark.peers, pytest.mark.skipif(not PYTHON.is_file(), reason=ABSENT)]
+pytestmark = [pytest.mark.peers, pytest.mark.skipif(not PYTHON.is_file(), reason=ABSENT), pytest.mark.timeout(1200)]
 
 CAP = 64
 SAYS = "It was a mason called Hob Grindrel."

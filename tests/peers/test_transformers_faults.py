@@ -12,6 +12,7 @@ from tests.peers.serving import CUE, IN_FLIGHT, checkpoint, experiment, folder, 
 
 __all__ = ["checkpoint", "folder", "server"]
 pytestmark = peers
+STALLED_SECONDS = 300
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(folder: Path, server: Se
     with start(*command, cwd=folder) as process:
         wait_for_lines(out / "trials.jsonl", 20, process)
         server.kill()
-        told, complaint = process.communicate(timeout=200)
+        told, complaint = process.communicate(timeout=600)
     asked = server.statuses()[before:]
     answered = {record.trial.key for record in read(out) if record.reply}
     assert process.returncode == 4, f"{told}\n{complaint}"
@@ -103,8 +104,11 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(folder: Path, server: Se
 
 
 def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
+    """However long that takes on a busy machine, as long as there are new ones."""
+    seen, moved = 0, time.monotonic()
+    while seen < count:
         assert process.poll() is None, "the sweep ended before the server was killed"
-        assert time.monotonic() < deadline
+        now = path.read_bytes().count(b"\n") if path.exists() else 0
+        seen, moved = now, time.monotonic() if now > seen else moved
+        assert time.monotonic() - moved < STALLED_SECONDS, f"{seen} lines and no more"
         time.sleep(0.02)

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from niah.report.heatmap import DPI, Panel, draw, figure
+from niah.report.clusters import wilson
+from niah.report.heatmap import DPI, KINDS, Panel, draw, figure
 from niah.report.labels import depth_labels, length_label, length_labels, recall_label
 from niah.report.stats import aggregate
 from niah.trial import Record
@@ -33,17 +34,28 @@ def known() -> list[Record]:
     return list(grid(LENGTHS, DEPTHS, lambda length, depth: HITS.get((length, depth), 20)))
 
 
+def shapes(picture: Figure, gid: str, panel: int = 0) -> PolyCollection | None:
+    axes = next(axes for axes in picture.axes if axes.get_label() == f"panel-{panel}")
+    return next((one for one in axes.collections if one.get_gid() == gid), None)
+
+
 def plotted(picture: Figure, panel: int = 0) -> numpy.ma.MaskedArray:
     """The recalls handed to the plot: one row a depth, one column a length."""
     axes = next(axes for axes in picture.axes if axes.get_label() == f"panel-{panel}")
-    mesh = next(one for one in axes.collections if isinstance(one, QuadMesh))
-    assert (mesh.norm.vmin, mesh.norm.vmax, mesh.get_cmap().name) == (0, 1, "viridis")
-    return numpy.ma.masked_invalid(mesh.get_array().reshape(mesh.get_coordinates().shape[0] - 1, -1))
+    rows, columns = round(axes.get_ylim()[0]), round(axes.get_xlim()[1])
+    found = numpy.ma.masked_all((rows, columns))
+    coloured_cells = shapes(picture, "value", panel)
+    if coloured_cells is not None:
+        assert (coloured_cells.norm.vmin, coloured_cells.norm.vmax, coloured_cells.get_cmap().name) == (0, 1, "viridis")
+        for path, value in zip(coloured_cells.get_paths(), coloured_cells.get_array(), strict=True):
+            x, y = path.vertices[:4].mean(axis=0)
+            found[int(y), int(x)] = value
+    return found
 
 
 def marks(picture: Figure, panel: int = 0) -> dict[str, int]:
     axes = next(axes for axes in picture.axes if axes.get_label() == f"panel-{panel}")
-    return {str(one.get_gid()): len(one.get_paths()) for one in axes.collections if not isinstance(one, QuadMesh)}
+    return {str(one.get_gid()): len(one.get_paths()) for one in axes.collections if one.get_gid() not in ("value", "unsure")}
 
 
 def words(picture: Figure) -> list[str]:
@@ -102,6 +114,38 @@ def test_lost_and_missing_trials_are_marked_and_counted() -> None:
     for expected in ("n=1/6", "3 not scored", "not counted as misses: 2 errors, 1 refused", "planned trials still missing: 2"):
         assert expected in text
     assert "2 errors" in words(figure(panels(records[:3])))
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(3, 3), (2, 3), (20, 20), (10, 20), (200, 200), (100, 200), (0, 1)])
+def test_the_wider_an_interval_the_smaller_the_colour(hits: int, trials: int) -> None:
+    """Half the width of the interval is missing from both sides together; the whole of the cell is never coloured, nor less than half."""
+    picture = figure(panels(list(grid([4_000], [0.5], lambda *_: hits, reshuffles=trials))))
+    part, whole = shapes(picture, "value"), shapes(picture, "unsure")
+    assert part is not None and whole is not None
+    sides = [numpy.ptp(one.get_paths()[0].vertices, axis=0) for one in (part, whole)]
+    low, high = wilson(hits, trials)
+    assert (sides[0] / sides[1]).tolist() == pytest.approx([1 - (high - low) / 2] * 2)
+    assert 0.5 <= (sides[0] / sides[1])[0] < 1
+    assert any("the less of a cell is coloured, the wider its 95% interval" in text for text in words(picture))
+
+
+@pytest.mark.parametrize("reshuffles", [1, 3, 20, 200])
+@pytest.mark.parametrize("size", [3, 12, 15])
+def test_text_stays_on_its_colour(size: int, reshuffles: int) -> None:
+    records = list(
+        grid([1000 * (i + 1) for i in range(size)], [i / (size - 1) for i in range(size)], lambda length, depth: 1, reshuffles=reshuffles)
+    )
+    records += [record(of=trial(1000, 0.0, reshuffle=500 + i), error="timeout") for i in range(12)]
+    picture = figure(panels(records))
+    FigureCanvasAgg(picture).draw()
+    axes, coloured_cells = picture.axes[0], shapes(picture, "value")
+    assert coloured_cells is not None
+    boxes = [path.get_extents(axes.transData) for path in coloured_cells.get_paths()]
+    for text in axes.texts:
+        box = text.get_window_extent()
+        x, y = axes.transData.transform(text.get_position())
+        under = next(cell for cell in boxes if cell.x0 <= x <= cell.x1 and cell.y0 <= y <= cell.y1)
+        assert under.x0 <= box.x0 and box.x1 <= under.x1, text.get_text()
 
 
 def test_nothing_scored_at_all_still_draws() -> None:
@@ -192,10 +236,11 @@ def test_any_name_makes_a_valid_svg(name: str, tmp_path: Path, recwarn: pytest.W
 
 
 def test_equal_results_make_equal_files_whatever_the_users_settings(tmp_path: Path) -> None:
-    first = [path.read_bytes() for path in draw(panels(known()), tmp_path / "one")]
+    first = [path.read_bytes() for path in draw(panels(known()), tmp_path / "one", kinds=KINDS)]
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path", "savefig.bbox": "tight"}):
-        second = [path.read_bytes() for path in draw(panels(known()), tmp_path / "two")]
+        second = [path.read_bytes() for path in draw(panels(known()), tmp_path / "two", kinds=KINDS)]
     assert first == second
+    assert first[2].startswith(b"%PDF") and b"CreationDate" not in first[2]
     assert b"<dc:date>" not in first[1]
 
 

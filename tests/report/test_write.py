@@ -16,8 +16,9 @@ from rich.console import Console
 from niah.errors import IncompleteError, UsageError
 from niah.report import heatmap
 from niah.report.clusters import wilson
+from niah.report.pictures import slugs
 from niah.report.stats import aggregate
-from niah.report.write import COLUMNS, VIRIDIS, grids, slugs, table, write
+from niah.report.write import COLUMNS, VIRIDIS, grids, table, write
 from niah.trial import Record
 from tests.report.records import grid, plan_counts, record, trial
 

@@ -14,7 +14,7 @@ from niah.run.budget import Budget, Meter, Spend
 from niah.run.money import estimate
 from niah.trial import Prompt, Reply, Sampling, Usage
 from tests.chat_server import Answer, Asked, ChatServer, completion, failure
-from tests.run.command import answered, found, here, lines, niah, write_config
+from tests.run.command import answered, found, here, lines, write_config
 
 PRICE = '[models."server/m"]\nwindow_tokens = 100000\nprice = {input = 100.0, output = 400.0}\n'
 DOLLARS_A_TOKEN, DOLLARS_AN_OUTPUT_TOKEN = 100 / 1e6, 400 / 1e6
@@ -51,15 +51,15 @@ def test_the_bill_never_passes_the_cap_and_everything_paid_is_kept(folder: Path,
     bill = Billing()
     with ChatServer(bill.answer) as server:
         words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", concurrency)
-        done = niah(*words, "--max-cost", "1", **priced)
+        done = here(*words, "--max-cost", "1", **priced)
         assert done.returncode == 4, done.stdout
         assert "--max-cost $1.00" in done.stderr
         assert 0.85 < bill.dollars <= 1.0
         assert len(answered(folder / "run")) == len(server.log)
-        again = niah(*words, "--max-cost", "1", **priced)
+        again = here(*words, "--max-cost", "1", **priced)
         assert again.returncode == 4
         assert bill.dollars <= 1.0
-        done = niah(*words, "--max-cost", "50", "--yes", **priced)
+        done = here(*words, "--max-cost", "50", "--yes", **priced)
         assert done.returncode == 0, done.stderr
         assert set(server.times_asked.values()) == {1}
     assert "$" in done.stdout
@@ -69,7 +69,7 @@ def test_a_cap_on_tokens_holds_without_prices(folder: Path) -> None:
     config = write_config(folder, reshuffles=12, sampling=SAMPLING)
     bill = Billing()
     with ChatServer(bill.answer) as server:
-        done = niah("sweep", config, "--base-url", server.url, "--out", "run", "--max-tokens", "10k")
+        done = here("sweep", config, "--base-url", server.url, "--out", "run", "--max-tokens", "10k")
     assert done.returncode == 4
     assert "--max-tokens 10,000" in done.stderr
     assert 8_000 < bill.tokens <= 10_000
@@ -86,8 +86,8 @@ def test_answers_that_never_came_count_against_the_cap(folder: Path, priced: dic
 
     with ChatServer(answer) as server:
         words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "2", "--max-cost", "1")
-        assert niah(*words, **priced).returncode == 4
-        assert niah(*words, **priced).returncode == 4
+        assert here(*words, **priced).returncode == 4
+        assert here(*words, **priced).returncode == 4
     assert bill.dollars <= 1.0
     assert json.loads((folder / "run" / "lost.json").read_text(encoding="utf-8"))["dollars"] > 0
 

@@ -10,12 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chat_server import ChatServer
-from tests.run.command import answered, command, found, lines, niah, write_config
-
-
-def _uncovered() -> dict[str, str]:
-    """The environment without coverage, whose own file would pass the limit."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+from tests.run.command import answered, found, here, lines, niah, uncovered, write_config
 
 
 def whole_lines(folder: Path) -> int:
@@ -31,9 +26,14 @@ def test_a_limit_on_file_size_stops_the_sweep_without_a_torn_line(folder: Path) 
     limited = f"{limit}; import runpy; runpy.run_module('niah', run_name='__main__')"
     with ChatServer(found) as server:
         words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "4")
-        subprocess.run([*command("plan", config, "--base-url", server.url)], check=True, capture_output=True)  # fills the cache
+        assert here("plan", config, "--base-url", server.url).returncode == 0  # fills the cache
         done = subprocess.run(
-            [sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True, check=False, timeout=60, env=_uncovered()
+            [sys.executable, "-c", limited, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=uncovered(),  # coverage's own file would pass the limit
         )
         assert done.returncode == 3, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -41,7 +41,7 @@ def test_a_limit_on_file_size_stops_the_sweep_without_a_torn_line(folder: Path) 
         kept = whole_lines(folder / "run")
         assert 10 < kept < 36
         assert len(server.log) <= kept + 4
-        again = niah(*words)
+        again = here(*words)
         assert again.returncode == 0, again.stderr
     assert len(set(answered(folder / "run"))) == len(lines(folder / "run")) == 36
 
@@ -76,7 +76,7 @@ def test_a_full_file_system_stops_the_sweep_and_room_lets_it_go_on(folder: Path,
         kept = whole_lines(run)
         assert 0 < kept < 36
         subprocess.run(["mount", "-o", "remount,size=16m", tiny_disk], check=True)
-        again = niah(*words)
+        again = here(*words)
         assert again.returncode == 0, again.stderr
     assert len(set(answered(run))) == len(lines(run)) == 36
     assert len(server.log) <= 36 + 4

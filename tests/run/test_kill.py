@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chat_server import Answer, Asked, ChatServer, completion
-from tests.run.command import answered, experiment, found, lines, niah, prompts, start, write_config
+from tests.run.command import answered, experiment, found, here, lines, prompts, write_config
+from tests.run.forks import Forks
 
 KILLS = 50
 CONCURRENCY = 16
@@ -27,18 +28,18 @@ def test_fifty_kills_lose_no_trial_and_repeat_only_what_was_in_flight(folder: Pa
 
     words = ("--concurrency", str(CONCURRENCY), "--out", "run")
     allowed: Counter[str] = Counter()
-    with ChatServer(answer) as server:
+    with ChatServer(answer) as server, Forks(folder / "told.txt") as forks:
         for kill in range(KILLS):
             server.session = kill
             before = len(server.log)
-            process = start("sweep", config, "--base-url", server.url, *words)
+            process = forks.start("sweep", config, "--base-url", server.url, *words)
             try:
                 asks = draw.randint(0, 26)
-                assert server.wait_for(before + asks, alive=lambda p=process: p.poll() is None), process.communicate()
+                assert server.wait_for(before + asks, alive=process.running), forks.log.read_text()
                 time.sleep(draw.random() * 0.02)
             finally:
                 process.kill()
-                process.communicate()
+                process.wait()
             recorded = {line["key"] for line in lines(folder / "run")}
             asked_now = {asked.id for asked in server.log if asked.session == kill}
             in_flight = {id_ for id_ in asked_now if table[id_].key not in recorded}
@@ -46,8 +47,7 @@ def test_fifty_kills_lose_no_trial_and_repeat_only_what_was_in_flight(folder: Pa
             allowed.update(in_flight)
         assert len(recorded) < 900
         server.session = KILLS
-        done = niah("sweep", config, "--base-url", server.url, *words)
-        assert done.returncode == 0, done.stderr
+        assert forks.start("sweep", config, "--base-url", server.url, *words).wait() == 0, forks.log.read_text()
         over = {id_: count for id_, count in server.times_asked.items() if count > 1 + allowed[id_]}
         assert not over
         assert set(server.times_asked) == set(table)
@@ -57,7 +57,7 @@ def test_fifty_kills_lose_no_trial_and_repeat_only_what_was_in_flight(folder: Pa
         assert {key for _, key in kept} == {trial.key for trial in table.values()}
 
         server.answer = lambda asked: replace(answer(asked), delay=0.0)
-        quiet = niah("sweep", config, "--base-url", server.url, "--concurrency", "64", "--out", "quiet")
+        quiet = here("sweep", config, "--base-url", server.url, "--concurrency", "64", "--out", "quiet")
         assert quiet.returncode == 0, quiet.stderr
     for name in ("cells.csv", "summary.json"):
         assert (folder / "run" / name).read_bytes() == (folder / "quiet" / name).read_bytes()

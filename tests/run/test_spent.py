@@ -14,8 +14,8 @@ from niah.run.store import read
 from niah.trial import Prompt, Usage
 from tests.batch_server import KEYS, BatchServer
 from tests.chat_server import Answer, Asked, ChatServer, completion
+from tests.run.batches import read as answer_to
 from tests.run.command import experiment, found, here, summary, write_config
-from tests.run.test_batch import read as answer_to
 
 KEY = "sk-test-0123456789abcdef"
 PRICES = '[models."server/m"]\nprice = {input = 100.0, output = 400.0, cache_read = 10.0, cache_write = 125.0}\ncache_min_tokens = 100\n'

@@ -11,7 +11,7 @@ import pytest
 from niah.errors import UsageError
 from niah.run.sweep import choose_folder
 from tests.chat_server import Answer, Asked, ChatServer, completion, failure
-from tests.run.command import answered, cells, experiment, found, here, lines, niah, prompts, summary, write_config
+from tests.run.command import answered, cells, experiment, found, here, lines, niah, prompts, summary, uncovered, write_config
 
 
 def test_a_blind_region_is_reported_exactly_as_it_is(folder: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_second_writer_is_told_that_there_is_one(folder: Path) -> None:
     config = write_config(folder)
     with ChatServer(lambda asked: completion(found(asked), delay=0.4)) as server:
         words = ("sweep", config, "--base-url", server.url, "--out", "run", "--concurrency", "3")
-        with subprocess.Popen([sys.executable, "-m", "niah", *map(str, words)], stdout=subprocess.DEVNULL) as first:
+        with subprocess.Popen([sys.executable, "-m", "niah", *map(str, words)], stdout=subprocess.DEVNULL, env=uncovered()) as first:
             assert server.wait_for(1)
-            second = niah(*words)
+            second = here(*words)
             assert second.returncode == 2
             assert "another niah is writing" in second.stderr
             assert first.wait(60) == 0

@@ -27,7 +27,6 @@ from niah.training.batches import collate_turns
 from niah.training.episodes import END, Episode, Maker, Shape
 from niah.training.export import export_full, export_infini, hugging_face_tokenizer
 from niah.training.frames import FrameNeedles
-from niah.training.infini import asked_of
 from niah.training.llama import Llama, LlamaShape
 from niah.training.noise import Noise
 
@@ -196,7 +195,7 @@ def tiny_infini(**options: Any) -> ModelConfig:
 
 
 def test_the_engine_answers_as_training_would(tmp_path: Path, episodes: Sequence[Episode]):
-    """The likeliest first token behind each question is the same by training's way (padding, write weights) and by the engine's."""
+    """The likeliest first token behind each question is the same by training's way and by the engine's."""
     torch.manual_seed(1)
     model = InfiniModel(tiny_infini(feature_map="softmax", feature_count=64, feature_scale=8.0, beta=(5.0, -1.0)))
     with torch.no_grad():
@@ -210,10 +209,10 @@ def test_the_engine_answers_as_training_would(tmp_path: Path, episodes: Sequence
     engine = open_engine(tmp_path / "infini")
     answers: list[int] = []
     for episode in episodes:
-        batch = collate_turns([episode], 32)
+        batch = collate_turns([episode])
         with torch.inference_mode():
-            _, states = model(batch.texts, write_weight=(~batch.padding).float())
-            hidden, _ = model(batch.turns, asked_of(states, batch.text_of))
+            _, states = model(batch.texts[0])
+            hidden, _ = model(batch.turns[:1], model.close_segment(states))
             expected = model.logits(hidden.flatten(0, 1)[batch.at])[0]
         asked, answer, _ = episode.turns[0]
         prompt = [episode.ids[:asked].tolist(), BORDER, episode.ids[asked:answer].tolist()]

@@ -42,6 +42,7 @@ class Arena:
     def bytes(self) -> int:
         return sum(layer.nbytes for layer in self._layers)
 
+    @torch.inference_mode()  # or else what was made in that mode could not be written outside of it
     def write(self, layer: int, start: int, kv: KV) -> None:
         """Keep keys and values from a token of the arena on."""
         for room, new in zip(self._layers[layer][:, :, start : start + kv[0].shape[1]], kv, strict=True):
@@ -57,6 +58,7 @@ class Arena:
         at = torch.tensor(slots, device=self._layers[0].device)
         return torch.stack([self._blocks(layer).index_select(2, at) for layer in range(self.shape.layers)])
 
+    @torch.inference_mode()
     def put(self, slots: Sequence[int], blocks: Tensor) -> None:
         """Keep blocks as `take` gives them."""
         at = torch.tensor(slots, device=self._layers[0].device)

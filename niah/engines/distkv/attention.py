@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from niah.engines.distkv.instance import Instance, Query, Run
+from niah.engines.distkv.instance import Holder, Query, Run
 from niah.engines.distkv.kernels import KV, Partial, attend, merged
 
 
-def dist_attention(query: Query, own: KV, holders: Sequence[tuple[Instance, Sequence[Run]]]) -> Tensor:
+def dist_attention(query: Query, own: KV, holders: Sequence[tuple[Holder, Sequence[Run]]]) -> Tensor:
     """Attention `[heads, rows, dim]` of new tokens, with keys and values `own`, to themselves and to all before.
 
     `holders` have the tokens in front of them or, of a single one, its own too; of these what row 0 has `in_sight`. Let the home come

@@ -45,6 +45,11 @@ def call_home(debts: Debts, free: Mapping[str, int]) -> list[Recall]:
     return recalls
 
 
+def wishes(debts: Debts, free: Mapping[str, int]) -> list[Recall]:
+    """One round of it: circles are undone where there are any; else debts are called home."""
+    return cancel_circles(debts, free) or call_home(debts, free)
+
+
 def _owed(debts: Debts) -> dict[str, dict[str, int]]:
     owed: dict[str, dict[str, int]] = {}
     for (debtor, creditor), blocks in sorted(debts.items()):

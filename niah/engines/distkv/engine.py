@@ -16,17 +16,19 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from niah.engines import EngineError, Generation, Sampling, Step
+from niah.engines import Engine, EngineError, Generation, Sampling, Step
 from niah.engines.distkv import cache
 from niah.engines.distkv.arena import Shape
 from niah.engines.distkv.fleet import Fleet
+from niah.engines.distkv.group import Group
 from niah.engines.distkv.home import Home, Reading
 from niah.engines.distkv.instance import InstanceLostError
+from niah.engines.distkv.memory_map import map_text
 from niah.engines.hf import CHUNK_TOKENS, HfEngine
 from niah.engines.memory import free_bytes, size
 
 BLOCK_TOKENS = 64
-SETTINGS = ("instances", "kv_memory_bytes")
+SETTINGS = ("instances", "kv_memory_bytes", "cluster")
 """What `open_engine` takes beside a folder, by name."""
 _USED_SHARE = 0.8
 """Of the memory that is free, when nobody says how much."""
@@ -55,7 +57,7 @@ class DistKVEngine(HfEngine):
                 f"{instances} instances with {size(kv_memory_bytes)} of KV memory each are more than the {size(free)} that are free",
                 kind="settings",
             )
-        self.fleet: Fleet | None = None
+        self.fleet: Group | None = None
         """The instances, once the weights are read."""
         self._home: Home | None = None
         self._reading: Reading | None = None
@@ -76,7 +78,7 @@ class DistKVEngine(HfEngine):
         assert self.fleet and self._home and self._reading, "a prompt has been read"
         holders = self._home.manager.holders(self._reading.request)
         measured = {
-            "instances": len(self.fleet.managers),
+            "instances": self.fleet.living,
             "local_blocks": holders.get(self._home.name, 0),
             "remote_blocks": sum(holders.values()) - holders.get(self._home.name, 0),
             "moved_bytes": self.fleet.moved_bytes - moved,
@@ -85,6 +87,13 @@ class DistKVEngine(HfEngine):
         self._home.close(self._reading, self._read)
         self._reading = None
         return replace(generation, measured=measured)
+
+    def memory_map(self) -> str:
+        """See `Mapped`."""
+        if not isinstance(self.fleet, Fleet):
+            return ""
+        self.fleet.beat()
+        return map_text(self.fleet.gmanager.ledger(), self.fleet.shape.block_bytes)
 
     def close(self) -> None:
         """See `Engine`."""
@@ -108,8 +117,15 @@ class DistKVEngine(HfEngine):
         self._model.set_attn_implementation(cache.NAME)
         if self._model.config._attn_implementation != cache.NAME:
             raise self._unknown()
-        self.fleet = Fleet(self._instances, shape, self._memory_of_one(shape), self.device)
+        self.fleet = self._group(shape, self._memory_of_one(shape))
         self._check(ids, expected)
+
+    def _group(self, shape: Shape, memory_bytes: int) -> Group:
+        return Fleet(self._instances, shape, memory_bytes, self.device)
+
+    def _home_at(self, name: str) -> Home:
+        assert self.fleet, "the weights are read"
+        return Home(self.fleet, name)
 
     def _stock(self, ids: list[int]) -> tuple[Shape, Tensor]:
         """What keys the model makes, and its logits [vocabulary] behind a few tokens, all by transformers' own attention."""
@@ -157,7 +173,7 @@ class DistKVEngine(HfEngine):
         if self._home is None or self._home.lost:
             if not self.fleet.managers:
                 raise EngineError("all instances are lost", kind="memory")
-            self._home = Home(self.fleet, next(iter(self.fleet.managers)))
+            self._home = self._home_at(next(iter(self.fleet.managers)))
         self._reading = self._home.open(ids)
         self._cache = cache.cache_of(self._reading, self.fleet.shape.layers)
         self._reading.reserve(tokens)
@@ -210,6 +226,12 @@ def _key_shape(layer: Any) -> tuple[int, int, torch.dtype]:
     return keys.shape[1], keys.shape[3], keys.dtype
 
 
-def open_engine(folder: Path, *, instances: int = 1, kv_memory_bytes: int | None = None) -> DistKVEngine:
-    """The engine of a checkpoint's folder; EngineError (checkpoint, settings) when it holds none that fits, or memory does not do."""
+def open_engine(folder: Path, *, instances: int = 1, kv_memory_bytes: int | None = None, cluster: str | None = None) -> Engine:
+    """The engine of a checkpoint's folder, with its instances in this process or on a Ray `cluster`; EngineError (checkpoint, settings)
+    when it holds none that fits, or memory does not do.
+    """
+    if cluster is not None:
+        from niah.engines.distkv.ray_engine import RayEngine
+
+        return RayEngine(folder, cluster=cluster, instances=instances, kv_memory_bytes=kv_memory_bytes)
     return DistKVEngine(folder, instances=instances, kv_memory_bytes=kv_memory_bytes)

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 from niah.engines.distkv import exchange
 from niah.engines.distkv.arena import Shape
 from niah.engines.distkv.blocks import Memory, RBlock
 from niah.engines.distkv.debtor import Transfer
+from niah.engines.distkv.dgfm import wishes
 from niah.engines.distkv.gmanager import GManager
+from niah.engines.distkv.group import Keeper
 from niah.engines.distkv.instance import Instance, InstanceLostError, LocalInstance
 from niah.engines.distkv.messages import Answer, Ask, Candidate
+from niah.engines.distkv.mover import Mover
 from niah.engines.distkv.rmanager import RManager
 
-
-class Keeper(Protocol):
-    """Keeps blocks that nobody needs just now."""
-
-    @property
-    def oldest(self) -> int | None:
-        """When what it would give up first was last used; None if it keeps nothing."""
-        ...
-
-    def evict(self) -> None:
-        """Give that up."""
-        ...
+_ROUND_STEPS = 16
+"""Steps of reading between rounds of the gManager."""
 
 
 class Fleet:
@@ -39,6 +31,8 @@ class Fleet:
         self.keepers: dict[str, Keeper] = {}
         self.moved_bytes = 0
         """That went from one instance to another: keys and values, queries, and what came of them."""
+        self.mover = Mover(self.managers, self._send, self._copy)
+        self._steps = 0
         self._instances: dict[str, LocalInstance] = {}
         self._silent: set[str] = set()
         for number in range(count):
@@ -81,12 +75,23 @@ class Fleet:
         return self._instances[name]
 
     @property
+    def living(self) -> int:
+        return len(self.managers)
+
+    @property
     def total_slots(self) -> int:
         return sum(manager.counts.total for manager in self.managers.values())
 
     @property
     def free_slots(self) -> int:
         return sum(manager.counts.free for manager in self.managers.values())
+
+    def restart_gmanager(self) -> None:
+        """A new gManager in place of one that died: its wishes are forgotten, the rest it hears from everyone."""
+        self.gmanager = GManager()
+        self.mover.drop_orders()
+        self.beat()  # each is asked for a full one
+        self.beat()
 
     def beat(self) -> None:
         """A heartbeat of every instance."""
@@ -111,6 +116,16 @@ class Fleet:
             moved = exchange.move(manager, blocks, Candidate(destination, self._instances[destination].epoch, 0), self._send, self._copy)
         self.bury()
         return moved
+
+    def work(self, tokens: int) -> None:
+        """What goes on in the background when so many tokens have been read: as many, or one block, move; now and then a round."""
+        self._steps += 1
+        if self.mover.idle and self._steps % _ROUND_STEPS == 0:
+            self.beat()
+            self.mover.order(wishes(self.gmanager.debts(), {row.instance: row.free_slots for row in self.gmanager.ledger()}))
+        if not self.mover.idle:
+            self.mover.step(max(1, tokens // self.shape.block_tokens))
+            self.bury()
 
     def settle(self, home: str) -> None:
         """Tell creditors what they may have back."""

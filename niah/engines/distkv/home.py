@@ -12,8 +12,8 @@ from torch import Tensor
 from niah.engines import EngineError
 from niah.engines.distkv.attention import dist_attention
 from niah.engines.distkv.blocks import RBlock
-from niah.engines.distkv.fleet import Fleet
-from niah.engines.distkv.instance import Instance, InstanceLostError, Query, Run, in_sight
+from niah.engines.distkv.group import Group
+from niah.engines.distkv.instance import Holder, InstanceLostError, Query, Run, in_sight
 from niah.engines.distkv.kernels import KV
 from niah.engines.memory import size
 
@@ -25,7 +25,7 @@ _NAMES, _TICKS = count(), count()
 class Home:
     """`name` is the instance's. Blocks of texts that are over are kept, for others of this home, until somebody needs the room."""
 
-    def __init__(self, fleet: Fleet, name: str):
+    def __init__(self, fleet: Group, name: str):
         self.fleet, self.name = fleet, name
         self.manager = fleet.managers[name]
         self._kept: dict[str, tuple[int, array[int]]] = {}
@@ -42,7 +42,7 @@ class Home:
         request, blocks, best = f"text-{next(_NAMES)}", 0, ""
         text = array("i", ids)
         for kept, (_, others) in self._kept.items():
-            same = min(_alike(text, others), self.manager.tokens(kept), len(text) - 1) // self.manager.block_tokens
+            same = min(alike(text, others), self.manager.tokens(kept), len(text) - 1) // self.manager.block_tokens
             if same > blocks:
                 blocks, best = same, kept
         if blocks:
@@ -87,7 +87,7 @@ class Reading:
         self._manager, self._fleet = home.manager, home.fleet
         self._writes: list[tuple[tuple[str, int], Run]] = []
         self._holders: Holders = {}
-        self._near: dict[int | None, list[tuple[Instance, list[Run]]]] = {}
+        self._near: dict[int | None, list[tuple[Holder, list[Run]]]] = {}
 
     def stand(self) -> int:
         """How many tokens have been read and are still there. What lies behind a lost one counts as lost."""
@@ -106,7 +106,7 @@ class Reading:
                 raise InstanceLostError(self.home.name, manager.epoch)
             if needed <= fleet.total_slots and fleet.place(self.home.name, self.request, missing) == missing:
                 continue
-            if not fleet.bury() and (needed > fleet.total_slots or not fleet.evict()):
+            if not fleet.bury() and not fleet.mover.give_way() and (needed > fleet.total_slots or not fleet.evict()):
                 free = fleet.total_slots if needed > fleet.total_slots else fleet.free_slots + len(manager.blocks(self.request))
                 raise EngineError(_too_much(tokens, needed, free, fleet), kind="memory")
 
@@ -121,6 +121,7 @@ class Reading:
         self._near = {}
         result = forward()
         self.tokens += rows
+        self._fleet.work(rows)
         return result
 
     def attend(self, query: Query, own: KV) -> Tensor:
@@ -141,16 +142,16 @@ class Reading:
         self._fleet.moved_bytes += remote * (2 * query.rows.nbytes + 4 * query.rows.shape[0] * query.rows.shape[1])
         return dist_attention(query, own, holders)
 
-    def _in_sight(self, window: int | None) -> list[tuple[Instance, list[Run]]]:
+    def _in_sight(self, window: int | None) -> list[tuple[Holder, list[Run]]]:
         """What the first new token sees, the home last."""
         there = ((holder, in_sight(runs, self.tokens, window)) for holder, runs in self._holders.items())
         found = [(self._fleet.instance(*holder), near) for holder, near in there if near]
         return sorted(found, key=lambda each: each[0].name == self.home.name)
 
 
-def _too_much(tokens: int, needed: int, free: int, fleet: Fleet) -> str:
+def _too_much(tokens: int, needed: int, free: int, fleet: Group) -> str:
     """What to say where there is no room; `needed` and `free` are blocks."""
-    count, bytes_ = len(fleet.managers), fleet.shape.block_bytes
+    count, bytes_ = fleet.living, fleet.shape.block_bytes
     where = f"{count} instance{'s' * (count != 1)} of {size(fleet.memory_bytes)}"
     return f"the keys and values of {tokens:,} tokens take {size(needed * bytes_)}; {size(free * bytes_)} are free on {where}"
 
@@ -170,7 +171,7 @@ def runs(blocks: Sequence[RBlock], block_tokens: int, start: int, stop: int) -> 
     return found
 
 
-def _alike(one: array[int], other: array[int]) -> int:
+def alike(one: array[int], other: array[int]) -> int:
     """How many tokens both begin with."""
     low, high = 0, min(len(one), len(other))
     while low < high:  # slices compare much faster than items

@@ -46,7 +46,7 @@ class Query(NamedTuple):
     """How many tokens a row sees, itself included; None for all up to itself."""
 
 
-class Instance(Protocol):
+class Holder(Protocol):
     """Holds blocks. Every method raises InstanceLostError once the instance is gone."""
 
     @property
@@ -62,6 +62,10 @@ class Instance(Protocol):
         The rows stand behind all runs or, a single one, at their end. Row 0 has a token of each run `in_sight`.
         """
         ...
+
+
+class Instance(Holder, Protocol):
+    """One whose blocks can be sent elsewhere."""
 
     def take(self, slots: Sequence[int]) -> Tensor:
         """A copy of blocks `[layers, 2, key heads, blocks, block_tokens, dim]`."""
@@ -94,11 +98,11 @@ class LocalInstance:
         return self._arena
 
     def write(self, layer: int, start: int, kv: KV) -> None:
-        """See `Instance`."""
+        """See `Holder`."""
         self.arena.write(layer, start, kv)
 
     def attend(self, query: Query, runs: Sequence[Run]) -> Callable[[], Partial]:
-        """See `Instance`. All is done when the result is asked for."""
+        """See `Holder`. All is done when the result is asked for."""
         return lambda: self._attend(query, runs)
 
     def _attend(self, query: Query, runs: Sequence[Run]) -> Partial:

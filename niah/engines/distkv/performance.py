@@ -9,10 +9,10 @@ step of decoding is then three numbers for all layers together: `step_seconds + 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from math import ceil, log2
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,41 @@ class Performance:
     def prefill_seconds(self, tokens: float) -> float:
         """A whole prompt by one instance."""
         return self.prefill_token_seconds * tokens + self.prefill_pair_seconds * tokens * tokens / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a measurement leaves behind, as JSON: speeds, and the link between the processes that were measured."""
+
+    performance: Performance
+    link: Link
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Any) -> Fitted:
+        """Other keys are passed over. Raises ValueError for what is missing or no number that can be."""
+        parts: Mapping[str, Any] = data if isinstance(data, dict) else {}
+        performance = _read(Performance, parts.get("performance"), texts=("kind", "source"))
+        if performance.kind not in ("assumed", "measured"):
+            raise ValueError(f"kind {performance.kind!r} is neither assumed nor measured")
+        link = _read(Link, parts.get("link"))
+        if not link.bytes_per_second or not performance.step_seconds + performance.request_seconds or not performance.prefill_token_seconds:
+            raise ValueError("a speed without bounds is not measured")
+        return Fitted(performance, link)
+
+
+def _read(kind: type[Any], data: Any, texts: Sequence[str] = ()) -> Any:
+    """An object of a class whose fields are numbers from 0 on, but for `texts`."""
+    given: dict[str, Any] = {}
+    for each in fields(kind):
+        value = data.get(each.name) if isinstance(data, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+        if not (isinstance(value, str) if each.name in texts else number):
+            raise ValueError(f"{kind.__name__.lower()}.{each.name}: {value!r}")
+        given[each.name] = value
+    return kind(**given)
 
 
 @dataclass(frozen=True, slots=True)

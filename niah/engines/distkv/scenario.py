@@ -51,6 +51,8 @@ class Outcome:
     token_steps: int = 0
     """Tokens attended to, summed over all steps of decoding; `remote_token_steps` of them lay elsewhere."""
     remote_token_steps: int = 0
+    work_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """By instance: all that it does, for others too, one thing after the other. Both ends of a link are busy while something passes."""
     asks: int = 0
     refusals: int = 0
     preemptions: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -64,24 +64,35 @@ class Times:
         return self.near if here.node == self.instances[other].node else self.far
 
     def prompt_seconds(self, here: Instance, job: Job) -> float:
-        """Attention of each block where it lies, all at once; queries and results pass each link one after the other."""
-        speed, holders = self.speed, here.manager.holders(job.name)
-        total = sum(holders.values())
-        pairs = speed.prefill_pair_seconds * job.tokens * job.tokens / 2
-        slowest = pairs * holders.get(here.manager.instance, 0) / total
-        passing = 0.0
-        for other, blocks in holders.items():
+        """Attention of each block where it lies, all at once; keys, queries and results pass each link one after the other.
+
+        A block is attended to by all that come after it, so that a home, which has the first ones, does more than its share.
+        """
+        speed, passing = self.speed, 0.0
+        pairs, first, written = dict[str, float](), dict[str, int](), dict[str, int]()
+        for number, block in enumerate(here.manager.blocks(job.name)):
+            start = number * self.block_tokens
+            tokens = min(self.block_tokens, job.tokens - start)
+            if tokens <= 0:
+                break
+            pairs[block.holder] = pairs.get(block.holder, 0.0) + tokens * (job.tokens - start - tokens / 2)
+            first.setdefault(block.holder, start)
+            written[block.holder] = written.get(block.holder, 0) + tokens
+        seconds = {holder: speed.prefill_pair_seconds * some for holder, some in pairs.items()}
+        for other, attention in seconds.items():
             if other != here.manager.instance:
-                share = pairs * blocks / total
-                self._charge(other, share)
-                slowest = max(slowest, share)
-                # On average half of a prompt's queries come after a block.
-                passing += self.link(here, other).transfer_seconds(job.tokens * speed.query_bytes / 2)
-        return speed.prefill_token_seconds * job.tokens + max(slowest, passing)
+                size_bytes = (job.tokens - first[other]) * speed.query_bytes + written[other] * speed.kv_bytes_per_token
+                one_way = self.link(here, other).transfer_seconds(size_bytes)
+                passing += one_way
+                self._charge(other, attention, one_way)
+        read = speed.prefill_token_seconds * job.tokens
+        self._work(here, read + seconds.get(here.manager.instance, 0.0) + passing)
+        return read + max(passing, *seconds.values())
 
     def step_seconds(self, here: Instance, steps: int) -> float:
         """One step; attention elsewhere goes on beside attention here."""
-        local, remote = 0, dict[str, list[int]]()
+        local, remote, passing = 0, dict[str, list[int]](), 0.0
+        written = Counter(here.manager.blocks(job.name)[-1].holder for job in here.running)
         for job in here.running:
             for holder, blocks in here.manager.holders(job.name).items():
                 if holder == here.manager.instance:
@@ -92,14 +103,26 @@ class Times:
                     seen[1] += blocks * self.block_tokens
         slowest = self.speed.token_seconds * local
         for holder, (requests, tokens) in remote.items():
-            slowest = max(slowest, self.speed.remote_seconds(requests, tokens, self.link(here, holder)))
-            self._charge(holder, self.speed.token_seconds * tokens * steps)
+            link = self.link(here, holder)
+            away = self.speed.remote_seconds(requests, tokens, link)
+            if written[holder]:  # the new tokens' keys and values go there, layer by layer
+                away += self.speed.layers * link.seconds + written[holder] * self.speed.kv_bytes_per_token / link.bytes_per_second
+            slowest, attention = max(slowest, away), self.speed.token_seconds * tokens
+            passing += away - attention
+            self._charge(holder, attention * steps, (away - attention) * steps)
         away = sum(tokens for _, tokens in remote.values())
         self.out.token_steps += (local + away) * steps
         self.out.remote_token_steps += away * steps
-        return self.speed.decode_seconds(len(here.running), 0) + slowest
+        rest = self.speed.decode_seconds(len(here.running), 0)
+        self._work(here, (rest + self.speed.token_seconds * local + passing) * steps)
+        return rest + slowest
 
-    def _charge(self, holder: str, seconds: float) -> None:
+    def _charge(self, holder: str, attention_seconds: float, passing_seconds: float) -> None:
         other = self.instances[holder]
+        self._work(other, attention_seconds + passing_seconds)
         if other.busy:
-            other.extra_seconds += seconds
+            other.extra_seconds += attention_seconds
+
+    def _work(self, instance: Instance, seconds: float) -> None:
+        worked = self.out.work_seconds
+        worked[instance.manager.instance] = worked.get(instance.manager.instance, 0.0) + seconds

@@ -11,6 +11,7 @@ a query finds nothing in memory (all of the first segment) the head gives its lo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
@@ -107,7 +108,7 @@ class InfiniAttention(nn.Module):
         self._check(x)
         state = state or self.start(x)
         inputs = self.conv(x, state.tail) if self.conv else (x, x, x)
-        query, key, value = self._query(inputs[0]), self._key(inputs[1]), self._value(inputs[2])
+        query, key, value = self._query(x, inputs[0]), self._key(x, inputs[1]), self._value(x, inputs[2])
         strength = self._strength(x, write_weight, watch)
         state = replace(state, tail=state.tail_after(x))
         outputs: list[Tensor] = []
@@ -129,7 +130,7 @@ class InfiniAttention(nn.Module):
         self._check(x)
         state = state or self.start(x)
         inputs = self.conv(x, state.tail, first=1) if self.conv else (x, x)
-        key, value = self._key(inputs[0]), self._value(inputs[1])
+        key, value = self._key(x, inputs[0]), self._value(x, inputs[1])
         strength = self._strength(x, None, None)
         state = replace(state, tail=state.tail_after(x))
         done = 0
@@ -140,31 +141,66 @@ class InfiniAttention(nn.Module):
         return state
 
     def close_segment(self, state: InfiniState) -> InfiniState:
-        """Write an unfinished segment although it is short, so that the next token begins a new one, with nothing in sight but the memory.
+        """Write an unfinished segment although it is short, so that the next token begins a new one.
 
-        The same as tokens with a write weight of 0 up to its end, and `new_segment` behind them. With a write delay the last tokens, of
-        which no gate has told yet, are lost.
+        That one has the memory, and with `sink_tokens` or `overlap_tokens` the text's first tokens and all of the closed segment in sight.
+        With a write delay the last tokens, of which no gate has told yet, are written as strongly as the last gate says.
         """
         if state.keys.shape[1] and self.config.remembering:
-            _, memory = self._write_delayed((state.keys.unsqueeze(1), state.values.unsqueeze(1)), state.strengths, state)
-            state = replace(state, memory=memory)
-        return state.new_segment()
+            state = replace(state, memory=self._written(state))
+        if not (self.config.sink_tokens or self.config.overlap_tokens):
+            return state.new_segment()
+        seen = [
+            torch.cat([recent[:, recent.shape[1] - self._in_front(state) :], own], dim=1)
+            for recent, own in zip(state.recent, (state.keys, state.values), strict=True)
+        ]
+        return replace(state.new_segment(), sinks=state.sinks, recent=(seen[0], seen[1]))
+
+    def _in_front(self, state: InfiniState) -> int:
+        """How many tokens in front of the segment that comes are in sight, its text's first ones apart."""
+        recent = state.recent[0].shape[1]
+        return recent if recent > self.config.recent_tokens else min(recent, self.config.overlap_tokens)
+
+    def _written(self, state: InfiniState) -> Memory:
+        """The memory after an unfinished segment."""
+        delay, keys = self.config.write_delay_tokens, state.keys
+        strength = self._ones(keys) if state.strengths is None else state.strengths
+        pair = keys, state.values
+        if delay:
+            closed = not 0 < state.recent[0].shape[1] <= self.config.recent_tokens
+            front = [
+                recent[:, recent.shape[1] - delay :] if recent.shape[1] else own.new_zeros(own.shape[0], delay, *own.shape[2:])
+                for recent, own in zip(state.recent, pair, strict=True)
+            ]
+            pair = torch.cat([front[0], keys], dim=1), torch.cat([front[1], state.values], dim=1)
+            strength = torch.cat([late(strength, delay) if closed else strength, strength[:, -1:].expand(-1, delay, -1)], dim=1)
+        with torch.autocast(keys.device.type, enabled=False):
+            return self._write(pair[0].unsqueeze(1), pair[1].unsqueeze(1), strength, state.memory)[1]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or not x.shape[1] or x.shape[2] != self.config.d_model:
             raise ValueError(f"the input is {list(x.shape)}: it has to be [batch, 1 or more tokens, {self.config.d_model}]")
 
-    def _query(self, x: Tensor) -> Tensor:
-        """`[b, t, d_model]` to `[b, t, h, d]`; so below."""
-        query = self.q_proj(x).unflatten(-1, (-1, self.config.head_dim))
+    def _query(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Of the layer's input and the convolution's output `[b, t, d_model]`: `[b, t, h, d]`; so below."""
+        query = self._project(self.q_proj, x, mixed)
         return query if self.q_norm is None else self.q_norm(query)
 
-    def _key(self, x: Tensor) -> Tensor:
-        key = self.k_proj(x).unflatten(-1, (-1, self.config.head_dim))
+    def _key(self, x: Tensor, mixed: Tensor) -> Tensor:
+        key = self._project(self.k_proj, x, mixed)
         return self._for_all_heads(key if self.k_norm is None else self.k_norm(key))
 
-    def _value(self, x: Tensor) -> Tensor:
-        return self._for_all_heads(self.v_proj(x).unflatten(-1, (-1, self.config.head_dim)))
+    def _value(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return self._for_all_heads(self._project(self.v_proj, x, mixed))
+
+    def _project(self, projection: nn.Linear, x: Tensor, mixed: Tensor) -> Tensor:
+        if not self.config.conv_memory_only:
+            return projection(mixed).unflatten(-1, (-1, self.config.head_dim))
+        local = (self.config.heads - self.config.remembering) * self.config.head_dim
+        weight, bias = projection.weight, cast("Tensor | None", projection.bias)
+        rows = (x, slice(local)), (mixed, slice(local, None))
+        parts = [F.linear(given, weight[part], None if bias is None else bias[part]) for given, part in rows]
+        return torch.cat(parts, dim=-1).unflatten(-1, (-1, self.config.head_dim))
 
     def _for_all_heads(self, x: Tensor) -> Tensor:
         sharing = self.config.heads // x.shape[2]
@@ -177,7 +213,8 @@ class InfiniAttention(nn.Module):
             raise ValueError(f"{opened} tokens wait in an unfinished segment: segment_tokens cannot be {size} in the middle of it")
         if opened or left < size:
             return min(left, size - opened)
-        begins = not state.recent[0].shape[1] and (self.config.recent_tokens or self.config.sink_tokens)
+        recent = state.recent[0].shape[1]
+        begins = recent > self.config.recent_tokens or (not recent and (self.config.recent_tokens or self.config.sink_tokens))
         return size if begins else left - left % size
 
     def _strength(self, x: Tensor, write_weight: Tensor | None, watch: Watch | None) -> Tensor | None:
@@ -216,7 +253,7 @@ class InfiniAttention(nn.Module):
             key, value = torch.cat([state.keys, key], dim=1), torch.cat([state.values, value], dim=1)
         segments, rest = divmod(key.shape[1], self.segment_tokens)
         own = key.unflatten(1, (segments or 1, -1)), value.unflatten(1, (segments or 1, -1))
-        overlap = self.config.overlap_tokens
+        overlap = self._in_front(state) if state.recent[0].shape[1] else self.config.overlap_tokens
         seen = (in_sight(own[0], state.sinks[0], state.recent[0], overlap), in_sight(own[1], state.sinks[1], state.recent[1], overlap))
         if rest:
             before = Memory(*(each.unsqueeze(1) for each in state.memory))
@@ -241,7 +278,8 @@ class InfiniAttention(nn.Module):
         delay = self.config.write_delay_tokens
         if delay:
             strength = self._ones(own[0].flatten(1, 2)) if strength is None else strength
-            strength = strength if state.recent[0].shape[1] else late(strength, delay)
+            # In front of a text nothing is to be written, and what stands in front of a border was.
+            strength = strength if 0 < state.recent[0].shape[1] <= self.config.recent_tokens else late(strength, delay)
             own = delayed(own[0], state.recent[0], delay), delayed(own[1], state.recent[1], delay)
         with torch.autocast(own[0].device.type, enabled=False):
             return self._write(*own, strength, state.memory)
@@ -281,8 +319,8 @@ class InfiniAttention(nn.Module):
 
     @property
     def _reach(self) -> int:
-        """How many tokens a segment's last one has in sight."""
-        return self.config.sink_tokens + self.config.overlap_tokens + self.segment_tokens
+        """How many tokens a segment's last one has in sight, at most."""
+        return self.config.sink_tokens + self.config.recent_tokens + 2 * self.segment_tokens
 
     def _rotate(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[n, 1, d / 2]` of every position in sight, kept for the next call."""

@@ -54,6 +54,8 @@ class InfiniConfig:
     """Taps of a causal depthwise convolution, added to the inputs of q, k and v; 0 for none. It reaches over segment borders."""
     conv_dilations: tuple[int, ...] = (1,)
     """One convolution for each, summed; a tap reaches up to (conv_width - 1) * dilation tokens back."""
+    conv_memory_only: bool = False
+    """Only the heads with a memory see its outputs; the others see the layer's inputs as they are."""
     corrected_normaliser: bool = False
     """For `delta`: a known key is not counted again in z, so that a new value replaces the old one."""
     read_norm: bool = False
@@ -65,6 +67,8 @@ class InfiniConfig:
     feature_map: FeatureKind = "elu1"
     feature_count: int = 0
     """Features of `softmax`; 0 for four times head_dim."""
+    feature_groups: int = 1
+    """Features of `softmax` are so many softmaxes side by side: keys that are nearly alike share some for certain, not all or none."""
     feature_frozen: bool = True
     """The projection of `softmax` is not trained."""
     feature_seed: int = 0
@@ -97,8 +101,15 @@ class InfiniConfig:
             raise ValueError(f"beta has {len(self.beta)} values for {self.remembering} heads with a memory")
         if self.corrected_normaliser and self.rule != "delta":
             raise ValueError("corrected_normaliser belongs to the delta rule")
+        self._check_features()
+
+    def _check_features(self) -> None:
         if self.conv_width < 0 or self.feature_count < 0 or not self.conv_dilations or min(self.conv_dilations) < 1:
             raise ValueError("conv_width and feature_count are 0 or more, conv_dilations are 1 or more")
+        if self.feature_groups < 1 or (self.feature_count or 4 * self.head_dim) % self.feature_groups:
+            raise ValueError(f"feature_groups is {self.feature_groups}: it has to divide the number of features")
+        if self.conv_memory_only and (self.kv_heads or not self.conv_width):
+            raise ValueError("conv_memory_only belongs to a convolution, and to heads with keys of their own")
 
     def _check_sight(self) -> None:
         if min(self.sink_tokens, self.overlap_tokens, self.write_delay_tokens) < 0:

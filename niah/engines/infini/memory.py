@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from niah.engines.infini.config import FeatureKind, InfiniConfig
 
-NOTHING = 1e-20
+NOTHING = 1e-30
 """A normaliser at or below this has nothing written for the query. It replaces the epsilon that the paper leaves open: keys near
 -12 are wanted (they are how filler is kept out), so that a normaliser of 1e-9 is real and an epsilon of 1e-6 would swallow it."""
 
@@ -35,14 +35,14 @@ class FeatureMap(nn.Module):
 
     `elu1` is the paper's ELU + 1. The others deviate: `elu1_biased` learns a scale and a bias per head and dimension in front of it
     (a bias well below zero makes features sparse), `dpfp` is the deterministic projection of Schlag et al. (arXiv 2102.11174),
-    `softmax` a softmax over a projection of its own per head. A frozen projection follows from `config.feature_seed` and is no part of
-    the `state_dict`, unless one that was loaded is another: then that one stays and is saved.
+    `softmax` one or more softmaxes over a projection of its own per head. A frozen projection follows from `config.feature_seed` and is
+    no part of the `state_dict`, unless one that was loaded is another: then that one stays and is saved.
     """
 
     def __init__(self, config: InfiniConfig):
         super().__init__()
         self.kind: FeatureKind = config.feature_map
-        self.nu = config.dpfp_nu
+        self.nu, self.groups = config.dpfp_nu, config.feature_groups
         heads, size = config.remembering, config.head_dim
         self.count = {"dpfp": 2 * self.nu * size, "softmax": config.feature_count or 4 * size}.get(self.kind, size)
         if self.kind == "elu1_biased":
@@ -60,7 +60,7 @@ class FeatureMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "softmax":
-            return torch.softmax(x @ self.projection.to(x.dtype), dim=-1)
+            return torch.softmax((x @ self.projection.to(x.dtype)).unflatten(-1, (self.groups, -1)), dim=-1).flatten(-2)
         if self.kind == "dpfp":
             halves = torch.cat([x, -x], dim=-1).relu()
             return torch.cat([halves * halves.roll(step, dims=-1) for step in range(1, self.nu + 1)], dim=-1)

@@ -37,8 +37,6 @@ class ModelConfig:
             raise ValueError("a model needs at least one layer, each with the model's d_model")
         if len({layer.segment_tokens for layer in self.layers}) > 1:
             raise ValueError("all layers have the same segment_tokens")
-        if self.border_at_question and any(layer.write_delay_tokens for layer in self.layers):
-            raise ValueError("with write_delay_tokens the text's end would never be written: border_at_question has to be off")
 
     @property
     def segment_tokens(self) -> int:

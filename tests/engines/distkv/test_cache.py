@@ -77,7 +77,7 @@ def test_moves_and_holes_make_pieces_that_the_test_above_reads(models: dict[str,
     assert fleet.moved_bytes > before + 5 * fleet.shape.block_bytes
 
 
-@pytest.mark.parametrize("family", ["llama with shared heads", "mistral with a window"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_differs_no_more_than_transformers_caches_do(family: str):
     stock, ours = model_of(FAMILIES[family], torch.bfloat16)
     worst, floor = 0.0, 0.0

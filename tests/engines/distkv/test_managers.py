@@ -264,3 +264,15 @@ def test_a_new_gmanager_learns_who_is_dead_from_the_living():
     gmanager = GManager()
     gmanager.heartbeat(managers["b"].heartbeat(full=True))
     assert gmanager.heartbeat(managers["a"].heartbeat()).fenced
+
+
+def test_a_block_of_the_home_before_is_not_found_under_the_same_id():
+    managers = group("ab")
+    before, b = managers["a"], managers["b"]
+    assert borrow(before, "r", 1, other("b"), sender(managers)) == 1
+    managers["a"] = after = RManager("a", MEMORY, epoch=1)
+    assert borrow(after, "r", 1, other("b"), sender(managers)) == 1
+    old, new = before.blocks("r")[0], after.blocks("r")[0]
+    assert old.id == new.id
+    assert b.locate(new) == new.slot
+    assert b.locate(old) is None

@@ -25,12 +25,12 @@ def shown(ledger: list[LedgerRow], *, colours: bool = False) -> list[str]:
 def test_the_map_of_three_instances():
     lines = shown([row("0", 20, 0, {}), row("1", 20, 5, {"0": 10, "2": 1}), row("2", 20, 20, {})])
     assert lines[0].split() == ["instance", "█", "own", "▒", "lent", "·", "free", "blocks"]
-    assert lines[1].split(maxsplit=2) == ["0", "█" * 40, "20 own, 0 of 20 free (0.0 MB)"]
+    assert lines[1].split(maxsplit=2) == ["0", "█" * 40, "20 own, 10 borrowed, 0 of 20 free (0.0 MB)"]
     assert lines[2].split(maxsplit=2)[1:] == [
         "█" * 8 + "▒" * 22 + "·" * 10,
         "4 own, 10 lent to 0, 1 lent to 2, 5 of 20 free (5.0 MB)",
     ]
-    assert lines[3].split(maxsplit=2) == ["2", "·" * 40, "0 own, 20 of 20 free (20.0 MB)"]
+    assert lines[3].split(maxsplit=2) == ["2", "·" * 40, "0 own, 1 borrowed, 20 of 20 free (20.0 MB)"]
 
 
 def test_lent_blocks_have_the_debtors_colour():

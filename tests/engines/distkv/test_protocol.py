@@ -18,6 +18,7 @@ requests = st.sampled_from(("r", "s"))
 few = st.integers(1, 4)
 picks = st.integers(0, 99)
 at_once = st.booleans()
+fates = st.sampled_from(("no heartbeat", "no heartbeat", "arrives", "waits", "lost"))
 
 
 class Protocol(RuleBasedStateMachine):
@@ -33,12 +34,13 @@ class Protocol(RuleBasedStateMachine):
             self.allocate(name, "r", blocks)
             self.fill(name, 0, blocks * BLOCK)
 
-    @rule(name=names, request=requests, blocks=few)
-    def allocate(self, name: str, request: str, blocks: int):
+    @rule(name=names, request=requests, blocks=few, told=fates)
+    def allocate(self, name: str, request: str, blocks: int, told: str = "waits"):
         if home := self.world.managers.get(name):
             self.world.texts.setdefault((name, request), [])
             free = max(0, len(home.pool) - MEMORY.spare_slots)
             assert home.allocate(request, blocks) == min(free, blocks)
+            self._beat(name, told)
 
     @rule(name=names, pick=picks, tokens=st.integers(1, 5))
     def fill(self, name: str, pick: int, tokens: int):
@@ -60,14 +62,15 @@ class Protocol(RuleBasedStateMachine):
             assert kept > min(tokens, had) - BLOCK
             del self.world.texts[name, request][kept:]
 
-    @rule(name=names, pick=picks)
-    def release(self, name: str, pick: int):
+    @rule(name=names, pick=picks, told=fates)
+    def release(self, name: str, pick: int, told: str):
         home = self.world.managers.get(name)
         if home and home.requests:
             request = home.requests[pick % len(home.requests)]
             home.release(request)
             del self.world.texts[name, request]
             assert request not in home.requests
+            self._beat(name, told)
 
     @rule(name=names)
     def share(self, name: str):
@@ -158,10 +161,20 @@ class Protocol(RuleBasedStateMachine):
 
     # -- gManager
 
-    @rule(name=names, full=st.booleans())
-    def heartbeat(self, name: str, full: bool):
-        if home := self.world.managers.get(name):
-            self.world.network.append(home.heartbeat(full=full))
+    @rule(name=names, full=st.booleans(), fate=fates)
+    def heartbeat(self, name: str, full: bool, fate: str):
+        self._beat(name, fate, full=full)
+
+    def _beat(self, name: str, fate: str, *, full: bool = False):
+        """A heartbeat that is heard at once, later, or never."""
+        home = self.world.managers.get(name)
+        if home is None or fate == "no heartbeat":
+            return
+        beat = home.heartbeat(full=full)
+        if fate == "arrives":
+            self.world.deliver(beat)
+        elif fate == "waits":
+            self.world.network.append(beat)
 
     @rule(name=names, slots=few)
     def candidates(self, name: str, slots: int):
@@ -175,9 +188,8 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(name=names, rightly=st.sampled_from((True, True, True, False)))
     def declare_dead(self, name: str, rightly: bool):
-        """By what the control plane saw; wrongly where the network was only slow."""
-        world = self.world
-        world.gmanager.declare_dead(name, world.epochs[name] - (rightly and name in world.managers))
+        """Wrongly where the network was only slow."""
+        self.world.declare_dead(name, self.world.epochs[name] - (rightly and name in self.world.managers))
 
     # -- deaths
 
@@ -198,11 +210,17 @@ class Protocol(RuleBasedStateMachine):
         self.world.calm_down()
         self.world.check_at_rest()
 
-    @rule()
-    def dgfm(self):
-        """With true ledgers: circles of full blocks go, nothing else changes."""
+    @rule(turned=at_once, blocks=st.integers(1, 2))
+    def dgfm(self, turned: bool, blocks: int):
+        """With true ledgers: circles of full blocks go, nothing else changes. There is one, as far as there is room for it."""
         world = self.world
         world.calm_down()
+        for name, other in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
+            debtor, creditor = (other, name) if turned else (name, other)
+            self.move(debtor, debtor, creditor, blocks, True)
+            for _ in range(2 * len(world.managers[debtor].undertakings)):
+                self.go_on(debtor, 0, True)
+            world.calm_down()
         debts: dict[tuple[str, str], int] = {}
         for name, home in world.managers.items():
             for other in NAMES:
@@ -228,6 +246,11 @@ class Protocol(RuleBasedStateMachine):
             assert before[name][0] - before[name][1] == after[name][0] - after[name][1]
             assert before[name][2] == after[name][2]
         assert remote - sum(lent for lent, _, _ in after.values()) == sum(order.blocks for order in orders)
+        left = {pair: blocks - sum(o.blocks for o in orders if (o.home, o.creditor) == pair) for pair, blocks in debts.items()}
+        turns = ((NAMES[0], NAMES[1], NAMES[2]), (NAMES[0], NAMES[2], NAMES[1]))
+        for circle in (*turns, *((one, other) for one in NAMES for other in NAMES if one < other)):
+            if any(free[name] for name in circle):
+                assert not all(left.get(pair, 0) for pair in zip(circle, circle[1:] + circle[:1], strict=True)), "a circle is left"
         assert call_home(debts, free) or not any(free[debtor] for debtor, _ in debts)
 
     def _position(self, name: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 from niah.cli import app
 from niah.engines.distkv.blocks import Memory
 from niah.engines.distkv.performance import ASSUMED as SPEED
-from niah.engines.distkv.performance import LINKS
+from niah.engines.distkv.performance import LINKS, Fitted, Link
 from niah.engines.distkv.scenario import POLICIES, Outcome, Policy, Scenario
 from niah.engines.distkv.simulate import simulate
 from niah.engines.distkv.trace import Arrival, Traffic, arrivals
+from niah.errors import UsageError
 
 TRAFFIC = Traffic(requests=96, requests_per_second=3.0, longest_tokens=200_000)
 SCENARIO = Scenario(instances=12, traffic=TRAFFIC, memory=Memory(slots=30, block_tokens=1024, spare_slots=1))
@@ -84,15 +86,21 @@ def test_a_request_over_two_instances_by_hand():
     """Six blocks, four at home: attention on both sides at once, the far side with the way there and back."""
     ended = simulate(replace(SMALL, policy="borrow"), [Arrival(0.0, 560, 2)])
     link = LINKS["nvlink"]
-    pairs = 560 * 560 / 2 * SPEED.prefill_pair_seconds
-    passing = link.seconds + 560 * SPEED.query_bytes / 2 / link.bytes_per_second
-    read = 560 * SPEED.prefill_token_seconds + max(pairs * 4 / 6, pairs * 2 / 6, passing)
+    here = 100 * (560 + 460 + 360 + 260 - 4 * 50) * SPEED.prefill_pair_seconds  # each block with what comes after it
+    there = 160 * 160 / 2 * SPEED.prefill_pair_seconds
+    passing = link.seconds + 160 * (SPEED.query_bytes + SPEED.kv_bytes_per_token) / link.bytes_per_second
+    read = 560 * SPEED.prefill_token_seconds + max(here, there, passing)
     near = 400 * SPEED.token_seconds
-    far = 200 * SPEED.token_seconds + 2 * SPEED.layers * link.seconds + SPEED.query_bytes / link.bytes_per_second
+    sent = SPEED.query_bytes + SPEED.kv_bytes_per_token  # the last block, and so the new tokens' keys, lie there
+    far = 200 * SPEED.token_seconds + 3 * SPEED.layers * link.seconds + sent / link.bytes_per_second
     step = SPEED.step_seconds + SPEED.request_seconds + max(near, far)
     assert ended.waits_seconds == pytest.approx([read])
     assert ended.seconds == pytest.approx(read + 2 * step)
     assert (ended.asks, ended.refusals, ended.remote_token_steps) == (1, 0, 2 * 200)
+    way = far - 200 * SPEED.token_seconds
+    step = SPEED.step_seconds + SPEED.request_seconds
+    home = 560 * SPEED.prefill_token_seconds + here + passing + 2 * (step + near + way)
+    assert sorted(ended.work_seconds.values()) == pytest.approx(sorted([home, there + passing + 2 * far]))
 
 
 def test_what_fits_nowhere_is_unserved():
@@ -130,3 +138,39 @@ def test_the_command_labels_what_it_prints_and_draws(tmp_path: Path):
     assert "simulated: 4 instances, 16 requests" in result.stdout
     assert "speeds assumed" in result.stdout
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+MEASURED = Fitted(replace(SPEED, step_seconds=0.5, kind="measured", source="a stopwatch"), Link(1e-3, 1e9))
+
+
+def test_measured_speeds_come_from_a_file(tmp_path: Path):
+    path = tmp_path / "fitted.json"
+    path.write_text(json.dumps(MEASURED.to_json() | {"date": "today"}))
+    assert Fitted.from_json(json.loads(path.read_text())) == MEASURED
+    result = CliRunner().invoke(
+        app, ["distkv", "simulate", "--instances", "2", "--requests", "2", "--policy", "borrow", "--fitted", str(path)]
+    )
+    assert result.exit_code == 0
+    assert "speeds measured: a stopwatch" in result.stdout
+    assert "link as measured" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "holds no measured speeds"),
+        ("[]", "holds no measured speeds"),
+        ({"link": None}, "link.seconds: None"),
+        ({"performance": MEASURED.to_json()["performance"] | {"step_seconds": -1}}, "performance.step_seconds: -1"),
+        ({"performance": MEASURED.to_json()["performance"] | {"layers": "4"}}, "performance.layers: '4'"),
+        ({"performance": MEASURED.to_json()["performance"] | {"kind": "guessed"}}, "kind 'guessed'"),
+        ({"link": {"seconds": 0, "bytes_per_second": 0}}, "a speed without bounds"),
+    ],
+)
+def test_a_file_without_measured_speeds_is_refused(tmp_path: Path, content: str | dict[str, object], said: str):
+    path = tmp_path / "fitted.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(MEASURED.to_json() | content))
+    with pytest.raises(UsageError) as caught:
+        CliRunner().invoke(app, ["distkv", "simulate", "--fitted", str(path)], catch_exceptions=False)
+    assert str(caught.value).startswith(f"--fitted: {path} holds no measured speeds")
+    assert said in str(caught.value)

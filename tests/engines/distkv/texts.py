@@ -90,7 +90,10 @@ def scatter(fleet: Fleet, draw: random.Random, *, free: int) -> None:
 
 
 def assert_whole(fleet: Fleet) -> None:
-    """Slots add up, nobody's memory is used twice, and debtors and creditors say the same of each other."""
+    """Slots add up, nobody's memory is used twice, and debtors and creditors say the same of each other, once what is on its way is there."""
+    while not fleet.mover.idle:
+        fleet.mover.step(99)
+        fleet.bury()
     for name in fleet.managers:
         fleet.settle(name)
     fleet.beat()

@@ -32,7 +32,8 @@ class World:
     epochs: dict[str, int] = field(default_factory=dict)
     network: list[Packet] = field(default_factory=list)
     late: list[Packet] = field(default_factory=list)
-    """Copies of the last ones that arrived."""
+    """Copies of the last ones that arrived; of heartbeats, none from when all comes to rest, which tell nothing new."""
+    resting: bool = False
     gmanager: GManager = field(default_factory=GManager)
     tokens: count[int] = field(default_factory=count)
 
@@ -116,7 +117,7 @@ class World:
     # -- network
 
     def deliver(self, packet: Packet, *, again: bool = False) -> None:
-        if not again:
+        if not again and not (self.resting and not isinstance(packet, Message)):
             kept = isinstance(packet, Message)
             self.late = [each for each in self.late if isinstance(each, Message) != kept] + [
                 *[each for each in self.late if isinstance(each, Message) == kept][-60 if kept else -9 :],
@@ -124,25 +125,70 @@ class World:
             ]
         match packet:
             case Heartbeat():
-                self.network.append(self.gmanager.heartbeat(packet))
+                self.network.append(self._hear(packet))
             case HeartbeatReply():
-                if packet.instance in self.managers:
-                    self.managers[packet.instance].heard(packet)
+                if manager := self.managers.get(packet.instance):
+                    had, before = self._placed(manager), self._all(manager)
+                    manager.heard(packet)
+                    assert packet.epoch == manager.epoch or self._all(manager) == before, "what another incarnation was told was heard"
+                    self._check_losses(manager, had)
                     self.note_losses(packet.instance)
             case Message():
-                if packet.receiver in self.managers:
-                    self._receive(self.managers[packet.receiver], packet)
+                if manager := self.managers.get(packet.receiver):
+                    had = self._placed(manager)
+                    self._receive(manager, packet)
+                    self._check_losses(manager, had)
                     self.note_losses(packet.receiver)
+
+    @staticmethod
+    def _placed(manager: RManager) -> dict[str, list[tuple[str, int]]]:
+        return {request: [(block.holder, block.holder_epoch) for block in manager.blocks(request)] for request in manager.requests}
+
+    def _check_losses(self, manager: RManager, had: dict[str, list[tuple[str, int]]]) -> None:
+        """A request ends before its first block that lay with the dead, and nowhere else."""
+        for request, places in had.items():
+            lost = next((n for n, (holder, epoch) in enumerate(places) if epoch <= manager._dead.get(holder, -1)), None)
+            text = self.texts[manager.instance, request]
+            assert manager.tokens(request) == (len(text) if lost is None else min(len(text), lost * BLOCK))
+
+    def _all(self, manager: RManager) -> tuple[object, ...]:
+        """All that an answer may change."""
+        undertakings = {number: (each.state, each.slots) for number, each in manager._undertakings.items()}
+        return self.books(manager), undertakings, manager.fenced, manager._full, {key: set(ids) for key, ids in manager._owed.items()}
+
+    def declare_dead(self, name: str, epoch: int) -> None:
+        """By what the control plane saw. Later incarnations stay known."""
+        known = self.gmanager.epoch(name)
+        self.gmanager.declare_dead(name, epoch)
+        assert self.gmanager.epoch(name) == (None if known is None or known <= epoch else known)
+
+    def _hear(self, beat: Heartbeat) -> HeartbeatReply:
+        """The gManager hears it. News that is old, or of the dead, changes nothing that it knows."""
+        known = self.gmanager._rows.get(beat.instance)
+        of_the_dead = beat.epoch <= self.gmanager._dead.get(beat.instance, -1)
+        old = known is not None and known.beat.epoch == beat.epoch and beat.sequence <= known.beat.sequence
+        before = self.gmanager.ledger(), [*self.gmanager.placements()]
+        reply = self.gmanager.heartbeat(beat)
+        if of_the_dead or (old and not beat.dead):
+            assert (self.gmanager.ledger(), [*self.gmanager.placements()]) == before
+        assert reply.fenced == of_the_dead
+        return reply
 
     def _receive(self, manager: RManager, message: Message) -> None:
         asked = isinstance(message, Reserve | Commit | Release)
         if message.sender_epoch:  # it tells of the end of older ones, whatever the answer
             manager.dead(message.sender, message.sender_epoch - 1)
-        before, undertakings = self.books(manager), manager.undertakings
+        before, undertakings, everything = self.books(manager), manager.undertakings, self._all(manager)
         answer = manager.receive(message)
         assert (answer is None) or asked
+        if not asked and message.receiver_epoch != manager.epoch:
+            assert self._all(manager) == everything, "an answer to another incarnation was heard"
         if asked:
             assert manager.undertakings == undertakings, "a remote's request was forwarded"
+            if message.sender_epoch <= manager._dead.get(message.sender, -1):
+                assert isinstance(answer, Refused), "the dead got something"
+                assert answer.fenced
+                assert self.books(manager) == before
         if isinstance(answer, Refused) and isinstance(message, Reserve) and self._same_incarnation(manager, message):
             assert self.books(manager) == before, "a refused try changed something"
         if isinstance(answer, Granted) and self.books(manager) != before:
@@ -224,6 +270,7 @@ class World:
         for name in self.names:
             if name not in self.managers:
                 self.start(name)
+        self.resting = True
         for _ in range(100):
             for name in self.names:
                 self._push(name)
@@ -234,6 +281,7 @@ class World:
             idle = all(not manager.undertakings and not manager.releases() for manager in self.managers.values())
             known = all(self.gmanager.epoch(name) == self.epochs[name] for name in self.names)
             if idle and known and _ > 5:
+                self.resting = False
                 return
         raise AssertionError("there is no end to it")
 
@@ -267,6 +315,8 @@ class World:
         assert {(row.instance, debtor): n for row in self.gmanager.ledger() for debtor, n in row.debtors.items()} == {
             (creditor, home): n for (home, creditor), n in truth.items() if n
         }
+        known = self.gmanager._dead
+        assert all(known.get(name, -1) >= epoch for manager in self.managers.values() for name, epoch in manager._dead.items())
         placed = {(home, request): dict(holders) for home, request, holders in self.gmanager.placements()}
         assert placed == {(n, r): dict(m.holders(r)) for n, m in self.managers.items() for r in m.requests if m.blocks(r)}
 

@@ -12,8 +12,8 @@ from niah.engines.infini.attention import InfiniAttention
 def features(layer: InfiniAttention, x: Tensor, head: int) -> Tensor:
     config, chart = layer.config, layer.features
     if config.feature_map == "softmax":
-        powers = (x @ chart.projection[head]).exp()
-        return powers / powers.sum()
+        groups = (x @ chart.projection[head]).exp().chunk(config.feature_groups)
+        return torch.cat([powers / powers.sum() for powers in groups])
     if config.feature_map == "dpfp":
         halves = torch.cat([x, -x]).clamp(min=0)
         size = len(halves)
@@ -61,8 +61,9 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
     config = layer.config
     part = slice(head * config.head_dim, (head + 1) * config.head_dim)
     projected: list[Tensor] = []
+    plainly = config.conv_memory_only and head < config.heads - len(layer.beta)
     for stream, projection in enumerate((layer.q_proj, layer.k_proj, layer.v_proj)):
-        rows = convolved(layer, x, stream) @ projection.weight[part].T
+        rows = (x if plainly else convolved(layer, x, stream)) @ projection.weight[part].T
         projected.append(rows if projection.bias is None else rows + projection.bias[part])
     query, key, value = projected
     forgetting = config.heads - len(layer.beta)

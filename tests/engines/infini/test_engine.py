@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,90 +17,14 @@ from hypothesis import strategies as st
 
 from niah.backends import open_backend
 from niah.backends.local import LocalBackend
-from niah.engines import BORDER, EngineError, Generation, Sampling, Step
-from niah.engines.infini.checkpoint import load_checkpoint, save_checkpoint
-from niah.engines.infini.config import InfiniConfig
+from niah.engines import BORDER, EngineError, Sampling, Step
 from niah.engines.infini.engine import InfiniEngine, open_engine
-from niah.engines.infini.model import InfiniModel, ModelConfig
+from niah.engines.infini.model import InfiniModel
 from niah.errors import UsageError
-from niah.training.export import export_tokenizer
 from tests.backends.test_local import asked, prompt
+from tests.engines.infini.asking import END, GREEDY, SEGMENT, ask, engines, expected, folders, ids, one_thread
 
-END, SEGMENT = 3, 16
-GREEDY = Sampling()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing from a second one, and waits for it where other work is done."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def made(border: bool, **options: Any) -> InfiniModel:
-    """A small random model whose answers depend on all that it has read."""
-    torch.manual_seed(7)
-    common: dict[str, Any] = {"d_model": 32, "heads": 2, "head_dim": 16, "segment_tokens": SEGMENT, "beta": (3.0, -1.0), **options}
-    layer = InfiniConfig(**common, conv_width=3, write_gate=True, feature_map="softmax", feature_count=32, feature_scale=4.0)
-    config = ModelConfig(
-        vocabulary=8192, d_model=32, mlp=48, layers=(layer, InfiniConfig(**common)), end_tokens=(END,), border_at_question=border
-    )
-    model = InfiniModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.0)
-    return model
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Checkpoints in float32: with a border in front of the question, and without."""
-    top = tmp_path_factory.mktemp("checkpoints")
-    for border in (True, False):
-        save_checkpoint(made(border), top / str(border), dtype=torch.float32)
-        export_tokenizer(top / str(border))
-    return {border: top / str(border) for border in (True, False)}
-
-
-def ids(count: int, seed: int = 0) -> list[int]:
-    draw = random.Random(seed)
-    return [draw.randrange(6, 8000) for _ in range(count)]
-
-
-def ask(
-    engine: InfiniEngine,
-    *pieces: Sequence[int],
-    count: int = 4,
-    stop_ids: Sequence[int] = (),
-    report: Callable[[Step], None] = lambda _: None,
-) -> Generation:
-    return engine.generate(pieces, count, stop_ids=stop_ids, sampling=GREEDY, report=report)
-
-
-@cache
-def loaded(folder: Path) -> InfiniModel:
-    return load_checkpoint(folder)
-
-
-def expected(folder: Path, context: Sequence[int], question: Sequence[int], count: int = 4) -> list[int]:
-    """By the model alone, its prompt read in one call, its answer with every token of it read again."""
-    model, answer = loaded(folder), list[int]()
-    with torch.inference_mode():
-        for _ in range(count):
-            if model.config.border_at_question and context:
-                _, states = model(torch.tensor([list(context)]))
-                hidden, _ = model(torch.tensor([[*question, *answer]]), model.close_segment(states))
-            else:
-                hidden, _ = model(torch.tensor([[*context, *question, *answer]]))
-            answer.append(int(model.logits(hidden[0, -1]).argmax()))
-    return answer
-
-
-@pytest.fixture(scope="module")
-def engines(folders: dict[bool, Path]) -> dict[bool, InfiniEngine]:
-    return {border: InfiniEngine(folder, device="cpu", chunk_tokens=3 * SEGMENT) for border, folder in folders.items()}
+__all__ = ["engines", "folders", "one_thread"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -223,76 +145,6 @@ def test_memory_does_not_grow_with_the_prompt(folders: dict[bool, Path]):
     assert -peak(20_000) + peak(300_000) < 40_000_000
 
 
-# --- the checkpoint
-
-
-def test_bfloat16_weights_stay_and_the_memory_is_exact(tmp_path: Path):
-    model = made(True)
-    save_checkpoint(model, tmp_path)
-    loaded = load_checkpoint(tmp_path)
-    own = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    assert {parameter.dtype for parameter in loaded.parameters()} == {own}
-    assert {buffer.dtype for buffer in loaded.buffers()} == {torch.float32}
-    with torch.inference_mode():
-        states = loaded.absorb(torch.tensor([ids(50)]))
-    assert {state.memory.matrix.dtype for state in states} == {torch.float32}
-    stored = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    assert all(torch.equal(tensor.to(torch.bfloat16), stored[name]) for name, tensor in loaded.state_dict().items())
-
-
-def without(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def with_content(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None
-
-
-def with_setting(**changes: Any) -> Callable[[Path], None]:
-    return with_content("config.json", lambda old: json.dumps(json.loads(old) | changes).encode())
-
-
-def with_other_weights(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        from safetensors.torch import load_file, save_file
-
-        save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
-
-    return write
-
-
-BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config": (without("config.json"), "no config.json"),
-    "broken config": (with_content("config.json", lambda old: old[:50]), "config.json cannot be used"),
-    "a list": (with_content("config.json", lambda _: b"[]"), "config.json cannot be used"),
-    "another architecture": (with_setting(model_type="llama"), "not of an Infini-attention model"),
-    "a newer version": (with_setting(rotor=1), "does not fit this version of niah"),
-    "an impossible shape": (with_setting(layers=[]), "at least one layer"),
-    "no weights": (without("model.safetensors"), "no model.safetensors"),
-    "cut weights": (with_content("model.safetensors", lambda old: old[: len(old) // 2]), "weights cannot be read"),
-    "no header": (with_content("model.safetensors", lambda _: b"not this"), "weights cannot be read"),
-    "a tensor missing": (
-        with_other_weights(lambda all_: {k: v for k, v in all_.items() if k != "norm.weight"}),
-        "lack 1 tensors, such as norm.weight",
-    ),
-    "a tensor more": (
-        with_other_weights(lambda all_: all_ | {"rotor": all_["norm.weight"].clone()}),
-        "does not know of 1 tensors, such as rotor",
-    ),
-    "other shapes": (with_setting(mlp=47), "other shapes than its config.json says"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_checkpoint_says_what_is_wrong(tmp_path: Path, name: str):
-    save_checkpoint(made(True), tmp_path / "bad")
-    change, says = BAD[name]
-    change(tmp_path / "bad")
-    with pytest.raises(EngineError, match=says) as caught:
-        ask(InfiniEngine(tmp_path / "bad", device="cpu"), ids(9))
-    assert caught.value.kind == "checkpoint"
-
-
 def test_a_prompt_that_is_empty_or_of_another_tokenizer(engines: dict[bool, InfiniEngine]):
     with pytest.raises(EngineError, match="empty") as caught:
         ask(engines[True], [], BORDER, [])
@@ -327,14 +179,6 @@ def test_closed_it_reads_its_weights_again(folders: dict[bool, Path]):
     assert engine._model is None
     after = ask(engine, ids(90))
     assert (after.ids, after.reused_tokens) == (before.ids, 0)
-
-
-def test_configs_of_old_have_no_border(tmp_path: Path):
-    data = made(True).config.to_json()
-    del data["border_at_question"]
-    for layer in data["layers"]:
-        del layer["feature_seed"]
-    assert ModelConfig.from_json(json.loads(json.dumps(data))) == replace(made(True).config, border_at_question=False)
 
 
 # --- as a model of niah
