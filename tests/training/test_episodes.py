@@ -52,7 +52,7 @@ def test_every_answer_is_a_sentence_of_the_text(seed: int, shape: Shape) -> None
     context = text(made.ids[first:last].tolist())
     assert made.turns
     for answer, (_, _, end) in zip(answers(made), made.turns, strict=True):
-        assert answer.startswith(" ")
+        assert answer.startswith(" ") != context.startswith(answer.strip()), "with the space in front of it that the text has"
         assert answer.strip() in context
         assert made.ids[end - 1] == END
 
