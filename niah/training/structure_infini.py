@@ -38,7 +38,7 @@ BEGIN, GRAMS = 4, 5
 """The heads of the last layer with a memory."""
 GRAMS_LENGTH, CONTENT_LENGTH, MOST_LENGTH = 10.0, 4.0, 10.0
 """Of the memory's keys and queries: the codes of three tokens, the content, the M of a place."""
-GRAMS_TIMES, BEGIN_TIMES = 2.5, 1.0
+GRAMS_TIMES, BEGIN_TIMES = 1.2, 0.5
 """How loud they tell what they read, compared with the full reader's heads."""
 _USER = 8188
 _UNUSED = 12
@@ -161,14 +161,14 @@ def _tell_first(x: Tensor) -> Tensor:
 
 
 def _mark(heads: list[Head], size: Tensor, bos: Tensor) -> None:
-    """QF: of the paragraph's ends in front of me the nearest is the user's mark."""
+    """QF: in front of me stands no question's end, and of the paragraphs' ends the nearest is the user's mark."""
     del bos
     own = heads[4]
     own.near(0.04, 8e-5, 5.0)
     at = int(own.free[0])
-    own.wants(at, {NL_AT: 20.0}, size)
+    own.wants(at, {NL_AT: 20.0, QNL_AT: 20.0}, size)
     # The end of the question's paragraph is a part of it.
-    own.q[at + 1, QNL_AT], own.k[at + 1, QNL_AT] = -40.0 * own.scale / size[QNL_AT], own.scale / size[QNL_AT]
+    own.q[at + 1, QNL_AT], own.k[at + 1, QNL_AT] = -80.0 * own.scale / size[QNL_AT], own.scale / size[QNL_AT]
     own.takes(slice(QF_AT, QF_AT + 1), slice(QF_AT, QF_AT + 1), 0, 10.0, size)
 
 

@@ -79,6 +79,7 @@ class InfiniEngine:
                 self._model = self._model or load_checkpoint(self._folder, self.device)
                 hidden, states, reused = self._prefill(self._model, ids, border if self.border_after_context else 0, report)
                 prefilled = time.perf_counter()
+                state_bytes = sum(state.state_bytes() for state in states or ())
                 for token in _answer(self._model, hidden, states, chooser(sampling, self.device)):
                     if token in stop_ids:
                         stop = "end"
@@ -97,6 +98,7 @@ class InfiniEngine:
             reused_tokens=reused,
             prefill_seconds=prefilled - started,
             decode_seconds=time.perf_counter() - prefilled,
+            measured={"state_bytes": state_bytes},
         )
 
     def close(self) -> None:

@@ -101,6 +101,14 @@ def test_a_prompt_that_was_broken_off_is_gone_on_with(folders: dict[bool, Path])
     assert list(again.ids) == expected(folders[True], parts[0], parts[2])
 
 
+def test_what_is_held_of_a_text_is_of_constant_size_and_told(engines: dict[bool, InfiniEngine]):
+    for engine in engines.values():
+        sizes = {ask(engine, ids(tokens), BORDER, ids(9, 1)).measured["state_bytes"] for tokens in (3 * SEGMENT, 60 * SEGMENT)}
+        assert len(sizes) == 1
+        # Of each layer's two heads with 32 or 16 features of 16 values, in 32 bits, the matrix and its normaliser at least.
+        assert sizes.pop() >= 2 * (32 + 16) * (16 + 1) * 4
+
+
 def test_an_end_token_ends_the_answer(engines: dict[bool, InfiniEngine]):
     whole = ask(engines[True], ids(80), BORDER, ids(9))
     stop = whole.ids[3]
