@@ -177,8 +177,8 @@ def _compare(heads: list[Head], size: Tensor, bos: Tensor) -> None:
     grams = torch.zeros(60, again.q.shape[1])
     grams[:, B_PART] = torch.eye(60)
     again.like(again.free[:60], grams, grams, 40.0, size)
-    again.near(1.0, 0.005, -9.0)  # not with myself
-    again.finds_nothing(77.0, size, bos)
+    again.near(1.0, 0.005, -16.0)  # not with myself
+    again.finds_nothing(140.0, size, bos)
     again.takes(slice(ONE_AT, ONE_AT + 1), slice(R_AT, R_AT + 1), 0, 1.0, size)
     own = torch.zeros(len(hit.free), hit.q.shape[1])
     own[:, I_PART] = torch.eye(96)[: len(hit.free)]
@@ -206,7 +206,7 @@ def _judge(heads: list[Head], size: Tensor, bos: Tensor) -> None:
     # Where much is new it finds nothing, else it looks at itself.
     old.near(1.0, 3e-5, 3.0)
     old.finds_nothing(124.0, size, bos)
-    old.q[SLOW, N_AT] = -100.0 / 124.0 * old.scale / size[N_AT]
+    old.q[SLOW, N_AT] = -1.4 * old.scale / size[N_AT]
     old.takes(slice(ONE_AT, ONE_AT + 1), slice(OLD_AT, OLD_AT + 1), 0, 1.0, size)
     most.near(0.03, 3e-5, 4.0)
     most.wants(int(most.free[0]), {M_AT: 4.0}, size)

@@ -27,6 +27,7 @@ from tests.run.command import experiment, here, lines, uncovered, write_config
 
 __all__ = ["tiny"]
 CAP = 12
+MEASURED = {"prefill_seconds", "decode_seconds", "state_bytes"}
 
 
 def prompt(context: str = "the river and the house. " * 40, *, cue: Any = "user", **sampling: Any) -> Prompt:
@@ -68,7 +69,7 @@ def test_answers_are_those_of_transformers_in_the_order_of_asking(tiny: Path):
     assert all(reply.usage.input and reply.usage.input > 100 and reply.usage.output for reply in replies)
     assert replies[0].usage.cached == 0
     assert all((reply.usage.cached or 0) > 100 for reply in replies[1:])
-    assert all(reply.model.startswith("tiny@") and set(reply.measured or ()) == {"prefill_seconds", "decode_seconds"} for reply in replies)
+    assert all(reply.model.startswith("tiny@") and set(reply.measured or ()) == MEASURED for reply in replies)
 
 
 def test_sampling_is_repeatable(tiny: Path):

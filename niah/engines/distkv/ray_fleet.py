@@ -21,7 +21,7 @@ from niah.engines.distkv.ray_instance import Lines, RayInstance
 from niah.engines.distkv.ray_wire import packed, unpacked
 from niah.engines.distkv.rmanager import RManager
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 """So long a home that lacks memory waits for instances that died to come back."""
 _WAIT_SECONDS = 0.5
 _CALL_SECONDS = 60.0

@@ -108,12 +108,12 @@ def call(engine: RayEngine, name: str, method: str, *arguments: Any, group: str 
 
 
 def alive(engine: RayEngine) -> dict[str, int]:
-    """The process of each instance, once all are back."""
+    """The process of each instance, once all are back and wait for a prompt."""
     until = time.monotonic() + 600
     while time.monotonic() < until:
         with contextlib.suppress(ray.exceptions.RayError):
             pids = {name: call(engine, name, "about").pid for name in ("0", "1", "2")}
-            if {row.instance for row in state(engine).ledger} == pids.keys():
+            if {row.instance for row in state(engine).ledger} == pids.keys() == {*engine._desk.idle}:
                 return pids
         time.sleep(0.5)
     raise AssertionError("an instance did not come back")
@@ -134,17 +134,26 @@ def assert_whole(engine: RayEngine) -> None:
     raise AssertionError(f"not free: {state(engine).ledger}")
 
 
-def once(phase: str, tokens: int, do: Callable[[], None]) -> Callable[[Step], None]:
-    """Do it when so many tokens have been read or written."""
-    done: list[bool] = []
+class _Once:
+    """Does something when so many tokens have been read or written."""
 
-    def report(step: Step) -> None:
-        if not done and step.phase == phase and step.tokens >= tokens:
-            done.append(True)
-            do()
+    def __init__(self, phase: str, tokens: int, do: Callable[[], None]):
+        self.phase, self.tokens, self.do, self.done = phase, tokens, do, False
 
-    report.done = done  # type: ignore[attr-defined]
-    return report
+    def __call__(self, step: Step) -> None:
+        if not self.done and step.phase == self.phase and step.tokens >= self.tokens:
+            self.done = True
+            self.do()
+
+
+def disturbed(engine: RayEngine, right: Any, prompt: Sequence[int], count: int, report: _Once) -> None:
+    """Ask until it was disturbed: steps are looked at from time to time, and a whole answer may lie between two looks."""
+    for _ in range(30):
+        assert_whole(engine)
+        assert asked(engine, prompt, count, report).ids == right(prompt, count)
+        if report.done:
+            return
+    raise AssertionError(f"never seen: {report.phase} {report.tokens}")
 
 
 def home_of(engine: RayEngine) -> str:
@@ -166,6 +175,7 @@ def test_answers_are_those_of_one_model_and_each_instance_is_a_home(engine: RayE
     assert [answer.ids for answer in answers] == [right(prompt, 12) for prompt in prompts]
     homes = {row.instance for row in state(engine).ledger if row.total_slots - row.free_slots - sum(row.debtors.values())}
     assert len(homes) > 1
+    asked(engine, prompts[5])  # one that was read later may have taken its place
     again = asked(engine, prompts[5])
     assert (again.ids, again.reused_tokens) == (right(prompts[5], 12), 208)
     assert_whole(engine)
@@ -206,13 +216,13 @@ def test_whoever_is_told_may_break_off(engine: RayEngine, right: Any):
         raise EnoughError
 
     with pytest.raises(EnoughError):
-        asked(engine, ids(200, 3), 200, once("decode", 1, enough))
+        disturbed(engine, right, ids(200, 3), 200, _Once("decode", 1, enough))
     assert_whole(engine)
     assert asked(engine, LONG).ids == right(LONG, 12)
 
 
 def test_blocks_move_in_the_background_and_come_home(engine: RayEngine, right: Any):
-    prompt = ids(100, 7)
+    prompt = ids(100, 7)  # with its answer it just fits at home
 
     def away() -> None:
         home = home_of(engine)
@@ -220,17 +230,19 @@ def test_blocks_move_in_the_background_and_come_home(engine: RayEngine, right: A
         request = call(engine, home, "requests")[-1]
         call(engine, home, "order", MoveKVCache(home, request, 4, Candidate(other.instance, other.epoch, 0)))
 
-    report = once("decode", 1, away)
-    answer = asked(engine, prompt, 150, report)
-    assert report.done
-    assert answer.ids == right(prompt, 150)
-    moved = sum(call(engine, name, "spent")["moved_blocks"] for name in ("0", "1", "2"))
-    assert moved >= 4
+    def moved() -> float:
+        return sum(call(engine, name, "spent")["moved_blocks"] for name in ("0", "1", "2"))
+
+    before, tries = moved(), 0
+    while moved() < before + 4:  # what is ordered near the end of an answer is passed over
+        disturbed(engine, right, prompt, 55, _Once("decode", 1, away))
+        tries += 1
+        assert tries < 20
     until = time.monotonic() + 120
     while any(row.debtors for row in state(engine).ledger) and time.monotonic() < until:
         time.sleep(0.5)  # the gManager wishes that blocks come home where there is room
     assert not any(row.debtors for row in state(engine).ledger)
-    assert asked(engine, prompt, 150).ids == right(prompt, 150)
+    assert asked(engine, prompt, 55).ids == right(prompt, 55)
     assert_whole(engine)
 
 
@@ -247,9 +259,7 @@ def test_a_killed_instance_changes_no_token(  # noqa: PLR0917
         victims.append(home if who == "home" else lender)
         os.kill(pids[victims[0]], signal.SIGKILL)
 
-    answer = asked(engine, prompt, count, once(phase, tokens, kill))
-    assert victims
-    assert answer.ids == right(prompt, count)
+    disturbed(engine, right, prompt, count, _Once(phase, tokens, kill))
     assert alive(engine)[victims[0]] != pids[victims[0]]
     assert_whole(engine)
 
@@ -260,7 +270,7 @@ def test_a_killed_gmanager_changes_no_token_and_knows_all_again(engine: RayEngin
     def kill() -> None:
         os.kill(before.pid, signal.SIGKILL)
 
-    assert asked(engine, LONG, 12, once("prefill", 180, kill)).ids == right(LONG, 12)
+    disturbed(engine, right, LONG, 12, _Once("prefill", 180, kill))
     alive(engine)
     after = state(engine)
     assert after.pid != before.pid
@@ -284,9 +294,7 @@ def test_an_instance_may_be_killed_in_the_middle_of_a_move(engine: RayEngine, ri
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[lender.instance], signal.SIGCONT)
 
-    answer = asked(engine, prompt, 100, once("decode", 1, kill))
-    assert victims
-    assert answer.ids == right(prompt, 100)
+    disturbed(engine, right, prompt, 100, _Once("decode", 1, kill))
     assert_whole(engine)
 
 
@@ -296,7 +304,7 @@ def test_a_sweep_whose_second_machine_is_killed_has_the_same_table(
     engine.close()
     monkeypatch.chdir(tmp_path)
     config = write_config(
-        tmp_path, models=[f"distkv/{tiny}"], lengths=[150, 300], depths=[0.2, 0.9], reshuffles=2, cue="user",
+        tmp_path, models=[f"distkv/{tiny}"], lengths=[150, 300], depths=[0.2, 0.9], reshuffles=6, cue="user",
         sampling={"max_output_tokens": 8},
     )  # fmt: skip
     memory = ("--instances", "2", "--kv-memory", f"{0.001 * 576 * TOKEN_BYTES}kB")
@@ -308,7 +316,7 @@ def test_a_sweep_whose_second_machine_is_killed_has_the_same_table(
         records = tmp_path / "two" / "trials.jsonl"
         while not records.exists() or len(records.read_text().splitlines()) < 3:
             time.sleep(0.05)
-        killed.append(len(records.read_text().splitlines()) < 8)
+        killed.append(len(records.read_text().splitlines()) < 24)
         os.kill(cluster.second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill, daemon=True)
@@ -319,7 +327,7 @@ def test_a_sweep_whose_second_machine_is_killed_has_the_same_table(
     assert killed == [True]
     assert "who holds what of the KV cache" in swept.stdout
     one, two = ({record.trial.key: record for record in read(tmp_path / name)} for name in ("one", "two"))
-    assert len(one) == 8
+    assert len(one) == 24
     assert one.keys() == two.keys()
     for key, record in one.items():
         other = two[key]
