@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from niah.engines.checkpoint import first_line
+from niah.engines.inference import usable
 from niah.errors import IncompleteError, UsageError
 from niah.training import log
 from niah.training.batches import Marks, grade
@@ -59,6 +60,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, reader: Reader, makers: tuple[Maker, Maker], folder: Path, device: str = "cpu"):
         reader.model.to(device)
         self.recipe, self.reader, self.folder, self.device = recipe, reader, folder, device
+        self._half = usable(torch.bfloat16, device) == torch.bfloat16
         self.train_episodes, self.held_out = makers
         self.optimisers = _optimisers(recipe, reader)
         self.step, self.tokens, self.stage, self.stage_tokens, self.best = 0, 0, 0, 0, -1.0
@@ -101,7 +103,7 @@ class Trainer:
         for optimiser, base in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = base * rate
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self._half):
             marks = grade(self.reader.logits(batch, virtual_times=math.exp(rng.random() * math.log(stage.virtual_times))), batch)
         extra = self.reader.extra_losses(batch)
         torch.stack([marks.loss, *extra.values()]).sum().backward()
@@ -164,7 +166,7 @@ class Trainer:
     def _recall(self, episodes: list[Episode], tokens: int) -> float:
         exact, rows = 0.0, max(1, 8192 // tokens)
         self.reader.model.eval()
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self._half):
             for start in range(0, len(episodes), rows):
                 batch = self.reader.collate(episodes[start : start + rows], tokens, None).to(self.device)
                 marks = grade(self.reader.logits(batch, virtual_times=1.0), batch)
