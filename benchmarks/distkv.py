@@ -241,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32_768])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3, help="one with 32,768 tokens")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=512)
@@ -255,7 +255,7 @@ def main() -> None:
         for dtype in options.dtype if options.only in (None, "speed") else ():
             folder = checkpoint(Path(place) / dtype, layers=options.layers, hidden=options.hidden, dtype=dtype)
             for tokens in options.tokens:
-                speed(folder, tokens, options.rounds if tokens <= 8192 else 1, dtype)
+                speed(folder, tokens, options.rounds, dtype)
         small = checkpoint(Path(place) / "small", layers=2, hidden=128, dtype="float32")
         if options.only in (None, "capacity"):
             capacity(small, 512)

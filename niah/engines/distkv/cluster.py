@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ STORE_BYTES = 256 << 20
 """For messages of more than 100 kB between instances, where niah starts Ray itself."""
 START_SECONDS = 600.0
 """So long instances may take to start: their machines may have to wake, and the weights are read."""
+_ANSWER_SECONDS = 10.0
 _ADDRESS = re.compile(r"auto|local|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 
 
@@ -50,18 +52,33 @@ def connect(cluster: str, cpus: int) -> bool:
         return False
     how: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     here = how | {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    address = "local" if cluster == "local" else _address(cluster)
     try:
-        if cluster == "auto":
-            try:
-                ray.init(address="auto", **how)
-            except ConnectionError:
-                ray.init(address="local", **here)
-        else:
-            ray.init(address=cluster, **(here if cluster == "local" else how))
+        ray.init(address=address or "local", **(here if address in ("local", None) else how))
     except Exception as error:  # Ray raises that very class where it takes too long to start
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(f"--cluster {cluster}: Ray cannot be reached or started: {why[:200]}", kind="settings") from None
     return True
+
+
+def _address(cluster: str) -> str | None:
+    """Where a cluster is that runs already; None for `auto` where none does. EngineError (settings) where nothing answers: Ray itself
+    would go on trying for a quarter of an hour.
+    """
+    given = os.environ.get("RAY_ADDRESS", "") if cluster == "auto" else cluster
+    try:
+        address: str = given or loaded()._private.services.canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        return None
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS):
+            return address
+    except (OSError, ValueError):
+        if not given:  # left over from one that did not end well
+            return None
+        told = f"--cluster {cluster}: no Ray cluster answers at {address}; ray start --head starts one there"
+        raise EngineError(told, kind="settings") from None
 
 
 def services(cluster: str) -> list[State]:
@@ -74,7 +91,9 @@ def services(cluster: str) -> list[State]:
     ours = not ray.is_initialized()
     try:
         if ours:
-            ray.init(address=cluster, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL)
+            if (address := _address(cluster)) is None:
+                raise EngineError("--cluster auto: no Ray cluster runs on this machine; give --cluster HOST:PORT", kind="settings")
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError):
         raise EngineError(f"--cluster {cluster}: there is no Ray cluster that can be reached", kind="settings") from None
     found: list[State] = []
@@ -184,4 +203,5 @@ def told(state: State) -> Sequence[str]:
     some = next(iter(state.facts.values()), None)
     memory = f" with {size(some.memory_bytes)} each, in blocks of {some.block_tokens} tokens" if some else ""
     where = [f"machine {node[:8]}: instances {', '.join(names)}" for node, names in sorted(nodes.items())]
-    return [f"{state.model}: {len(state.ledger)} instances{memory}", *where]
+    count = f"{len(state.ledger)} instances" if state.ledger else "instances are starting"
+    return [f"{state.model}: {count}{memory}", *where]

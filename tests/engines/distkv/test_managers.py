@@ -165,6 +165,27 @@ def test_a_restarted_instance_does_not_answer_for_lost_blocks():
     assert borrow(a, "r", 1, Candidate("b", 1, 4), send) == 1
 
 
+def test_a_late_refusal_of_an_earlier_try_ends_nothing():
+    managers = group("ab")
+    a, b = managers["a"], managers["b"]
+    b.allocate("x", 4)
+    number = a.begin_borrow("r", 2, other("b"))
+    refusal = b.receive(a.message(number))
+    assert isinstance(refusal, Refused)
+    b.release("x")
+    a.receive(b.receive(a.message(number)))
+    a.receive(refusal)
+    assert a.granted(number) == 2
+
+
+def test_what_is_reserved_counts_for_the_cap_on_lending():
+    managers = group("abc", Memory(slots=4, block_tokens=10, lend_most=3))
+    b = managers["b"]
+    answers = [b.receive(managers[name].message(managers[name].begin_borrow("r", 2, other("b")))) for name in ("a", "c")]
+    assert [len(answer.slots) for answer in answers if isinstance(answer, Granted)] == [2, 1]
+    assert (b.counts.reserved, b.lender.lendable_slots) == (3, 0)
+
+
 def test_a_commit_of_what_was_never_reserved_is_refused():
     b = RManager("b", MEMORY)
     ask = Commit(sender="a", sender_epoch=0, receiver="b", receiver_epoch=0, serial=3, op=0, ids=(1, 2))

@@ -279,7 +279,10 @@ class Protocol(RuleBasedStateMachine):
 
 
 class TestProtocol(Protocol.TestCase):
-    settings = settings(max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings = settings(  # more examples where a profile asks for more (benchmarks/distkv_mutants.py)
+        max_examples=max(200, settings.default.max_examples if settings.default else 0), stateful_step_count=50, deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )  # fmt: skip
 
 
 def test_a_block_that_is_freed_twice_is_noticed():

@@ -16,7 +16,7 @@ from niah.engines.distkv.messages import Ask, Commit, Granted, Heartbeat, Heartb
 from niah.engines.distkv.rmanager import RManager
 
 BLOCK = 2
-MEMORY = Memory(slots=6, block_tokens=BLOCK, lend_most=4, spare_slots=1)
+MEMORY = Memory(slots=6, block_tokens=BLOCK, lend_most=3, spare_slots=1)
 Packet = Message | Heartbeat | HeartbeatReply
 
 
