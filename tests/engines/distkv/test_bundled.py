@@ -8,12 +8,19 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import niah.engines
+from niah.engines.distkv.engine import BLOCK_TOKENS
 from niah.run.store import read
 from tests.run.command import here, write_config
 
 READER = Path(niah.engines.__file__).parent / "weights" / "full"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "medical.parquet"
 pytestmark = pytest.mark.skipif(not (READER / "model.safetensors").is_file(), reason="no bundled reader here")
-LENGTHS, CAP = [500], 120
+LENGTHS, CAP, BLOCKS = [500], 120, 4
+"""An instance has memory for so many blocks: 256 tokens, and four instances for 1,024."""
+TEXTS = [
+    "builtin/medical",
+    pytest.param(str(REAL), marks=pytest.mark.skipif(not REAL.is_file(), reason="no real text beside this checkout"), id="real text"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_four_instances_answer_as_one_over_generated_text(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def block_bytes(reader: Path) -> int:
+    """By its config, for better weights may have another shape."""
+    config = json.loads((reader / "config.json").read_text())
+    dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * dim * 4 * BLOCK_TOKENS
+
+
+@pytest.mark.parametrize("corpus", TEXTS)
+def test_four_instances_answer_as_one(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str):
     monkeypatch.chdir(tmp_path)
     config = write_config(
         tmp_path,
@@ -40,8 +55,8 @@ def test_four_instances_answer_as_one_over_generated_text(reader: Path, tmp_path
         sampling={"max_output_tokens": CAP},
     )
     records = {}
-    for prefix, *options in (("hf",), ("distkv", "--instances", "4", "--kv-memory", "8MB")):
-        done = here("sweep", config, "--corpus", "builtin/medical", "--model", f"{prefix}/{reader}", "--out", prefix, *options)
+    for prefix, *options in (("hf",), ("distkv", "--instances", "4", "--kv-memory", f"{BLOCKS * block_bytes(reader)}B")):
+        done = here("sweep", config, "--corpus", corpus, "--model", f"{prefix}/{reader}", "--out", prefix, *options)
         assert done.returncode == 0, done.stderr
         records[prefix] = {record.trial.key: record for record in read(tmp_path / prefix)}
     plain, found = records.values()
@@ -51,5 +66,7 @@ def test_four_instances_answer_as_one_over_generated_text(reader: Path, tmp_path
         assert record.reply
         assert plain[key].reply
         assert (record.reply.text, record.reply.usage.output) == (plain[key].reply.text, plain[key].reply.usage.output)
-        assert (record.reply.measured or {})["remote_blocks"] > 0, "the home could hold it, and all have as much memory"
+        measured = record.reply.measured or {}
+        assert measured["instances"] == 4
+        assert 0 < measured["local_blocks"] <= BLOCKS < measured["local_blocks"] + measured["remote_blocks"]
         assert record.scores == plain[key].scores

@@ -238,6 +238,7 @@ class World:
         assert Counter(block.holder for block in blocks) == dict(home.holders(request))
         for number, block in enumerate(blocks):
             assert (block.owner, block.owner_epoch) == (name, home.epoch)
+            assert block.id not in home._moving or block.tokens == BLOCK, "what is written yet is on its way"
             cell = self.reach(block)
             if cell is not None:
                 assert cell[: block.tokens] == text[number * BLOCK : number * BLOCK + block.tokens]
