@@ -39,6 +39,7 @@ def report(
     from niah.report.breakdowns import check_by
     from niah.report.pictures import kinds_of
     from niah.run.rescore import report_runs
+    from niah.run.sides import no_collection
 
     if serve:
         from niah.run.serve import serve as serve_page
@@ -50,8 +51,10 @@ def report(
     kinds = kinds_of(format_)
     if by:
         check_by(by)
-    written = report_runs(runs, folder, scorer=scorer, html=html, kinds=kinds, all_pictures=True)
-    show(written.results, written.files, written.spent, Console(highlight=False), broken_down=True, by=by)
+    with no_collection():
+        written = report_runs(runs, folder, scorer=scorer, html=html, kinds=kinds, all_pictures=True)
+        show(written.results, written.files, written.spent, Console(highlight=False), broken_down=True, by=by)
+        del written
 
 
 def rescore(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from niah.errors import UsageError, did_you_mean
 from niah.report.labels import depth_labels, length_labels, printable, recall_label
-from niah.report.stats import BY, LOST, Group, Lost, Results, Series, breakdown
+from niah.report.stats import BY, LOST, Group, Lost, Results, Series
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +41,7 @@ def full_table(results: Results, by: str) -> "Table":
     from rich.text import Text
 
     check_by(by)
-    groups = {series: breakdown(points, by) for series, points in results.points.items()}
+    groups = {series: results.groups(series, by) for series in results.points}
     lost: list[Lost] = [name for name in LOST.values() if any(name in one.lost for there in groups.values() for one in there)]
     made = Table(title=f"By {by}", title_justify="left")
     for column in ([] if len(groups) == 1 else ["model"]) + [by]:
@@ -68,7 +68,7 @@ def _short(results: Results, series: Sequence[Series]) -> "Table":
     for one in series:
         made.add_column(Text(printable(one.name)), justify="right", overflow="fold")
     for by in BY:
-        groups = {one: {group.name: group for group in breakdown(results.points[one], by)} for one in series}
+        groups = {one: {group.name: group for group in results.groups(one, by)} for one in series}
         names = list(dict.fromkeys(name for there in groups.values() for name in there))
         if max(map(len, groups.values())) < 2:
             continue

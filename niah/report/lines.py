@@ -16,7 +16,7 @@ from niah.report.curves import LINE_COLOURS
 from niah.report.labels import depth_labels, length_labels, lost_labels, printable
 from niah.report.lettering import INK, SEPARATOR, SOFT, Line, height_of, width_of, wrap, wrapped, write_lines
 from niah.report.measures import KINDS, Spread, spreads
-from niah.report.stats import LOST, Results, Series, breakdown
+from niah.report.stats import LOST, Results, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,8 +99,8 @@ def _plots(results: Results) -> list[_Plot]:
 def _recalls(results: Results, by: str) -> dict[Series, dict[float, Spread]]:
     """By length or depth; NaN where trials were asked and none is scored, so that the line has a gap."""
     made: dict[Series, dict[float, Spread]] = {}
-    for series, points in results.points.items():
-        groups = breakdown(points, by)
+    for series in results.points:
+        groups = results.groups(series, by)
         made[series] = {float(one.name): Spread(*(math.nan if x is None else x for x in (one.low, one.recall, one.high))) for one in groups}
     return made
 

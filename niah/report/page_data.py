@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, get_args
 from niah.report.labels import depth_labels, length_labels
 from niah.report.points import Point
 from niah.report.spending import Spent, cue_note
-from niah.report.stats import BY, EFFECTIVE_RECALL, STRICT_RECALL, Group, Results, Series, Summary, breakdown
+from niah.report.stats import BY, EFFECTIVE_RECALL, STRICT_RECALL, Group, Results, Series, Summary
 from niah.trial import Outcome, Record, Score, Trial
 
 FORMAT = 1
@@ -311,7 +311,7 @@ def _tables(results: Results) -> dict[str, Any]:
         values = sorted({value_of(point) for points in results.points.values() for point in points})
         if len(values) < 2 and by != "corpus":
             continue
-        each = [{group.name: group for group in breakdown(points, by)} for points in results.points.values()]
+        each = [{group.name: group for group in results.groups(series, by)} for series in results.points]
         made[by] = {"groups": _labels(by, values), "series": [[_group(groups.get(str(value))) for value in values] for groups in each]}
     return made
 

@@ -134,10 +134,22 @@ class Results:
     facts: Facts
     records: int
     measures: Mapping[Series, Sequence[Measure]] = field(default_factory=dict[Series, Sequence[Measure]])
+    _summaries: dict[Series, Summary] = field(default_factory=dict[Series, Summary], init=False, repr=False, compare=False)
+    _groups: dict[tuple[Series, str], Sequence[Group]] = field(
+        default_factory=dict[tuple[Series, str], Sequence[Group]], init=False, repr=False, compare=False
+    )
 
     @property
-    def summaries(self) -> dict[Series, Summary]:
-        return {series: summarise(cells, self.points.get(series, ())) for series, cells in self.cells.items()}
+    def summaries(self) -> Mapping[Series, Summary]:
+        for series, cells in () if self._summaries else self.cells.items():
+            self._summaries[series] = summarise(cells, self.points.get(series, ()))
+        return self._summaries
+
+    def groups(self, series: Series, by: str) -> Sequence[Group]:
+        """`breakdown` of a series' points. Pictures, tables, summary.json and the page all ask for it: it is worked out once."""
+        if (series, by) not in self._groups:
+            self._groups[series, by] = breakdown(self.points[series], by)
+        return self._groups[series, by]
 
 
 class Gathering:
@@ -204,7 +216,9 @@ def cells(
     return aggregate(records, scorer=scorer, planned=planned).cells
 
 
-def summaries(records: Iterable[Record], *, scorer: str | None = None, planned: Mapping[Where, int] | None = None) -> dict[Series, Summary]:
+def summaries(
+    records: Iterable[Record], *, scorer: str | None = None, planned: Mapping[Where, int] | None = None
+) -> Mapping[Series, Summary]:
     """The summary of each series: see `aggregate`."""
     return aggregate(records, scorer=scorer, planned=planned).summaries
 

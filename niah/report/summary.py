@@ -6,7 +6,7 @@ from typing import Any
 
 from niah.report.points import Point
 from niah.report.spending import Spent
-from niah.report.stats import BY, Cell, Group, Results, Series, breakdown, summarise
+from niah.report.stats import BY, Group, Results, Series, breakdown, summarise
 from niah.report.trend import trend
 
 DECIMALS = 6
@@ -23,10 +23,9 @@ def summary(results: Results, spent: Spent | None = None) -> dict[str, dict[str,
         models.setdefault(series.model, []).append(series)
     entries: dict[str, dict[str, Any]] = {}
     for model, members in models.items():
-        cells = [cell for series in members for cell in results.cells[series]]
-        entries[model] = _entry(cells, [point for series in members for point in results.points[series]])
+        entries[model] = _entry(results, members)
         if len(members) > 1:
-            entries[model]["cues"] = {series.cue: _entry(results.cells[series], results.points[series]) for series in members}
+            entries[model]["cues"] = {series.cue: _entry(results, [series]) for series in members}
     for model, cost in spent.to_json().items() if spent is not None else ():
         entries.setdefault(model, {})["cost"] = cost
     return entries
@@ -36,12 +35,18 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DECIMALS)
 
 
-def _entry(cells: Sequence[Cell], points: Sequence[Point]) -> dict[str, Any]:
-    one = summarise(cells, points)
+def _entry(results: Results, members: Sequence[Series]) -> dict[str, Any]:
+    """One series, or several of one model together."""
+    points = [point for series in members for point in results.points[series]]
+    if len(members) == 1:
+        one, groups = results.summaries[members[0]], {by: results.groups(members[0], by) for by in BY}
+    else:
+        one = summarise([cell for series in members for cell in results.cells[series]], points)
+        groups = {by: breakdown(points, by) for by in BY}
     return {
         **asdict(one),
         **{name: rounded(getattr(one, name)) for name in INTERVAL},
-        "by": {by: {group.name: _group(group) for group in breakdown(points, by)} for by in BY},
+        "by": {by: {group.name: _group(group) for group in there} for by, there in groups.items()},
         "trend": _trend(points),
     }
 

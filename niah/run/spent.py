@@ -23,6 +23,7 @@ class _Account:
     """One model's answers, taken one by one. `known` is None for a local reader, which costs nothing."""
 
     known: Capabilities | None
+    meter: Meter | None = None
     unknown: bool = False
     dollars: float = 0.0
     answers: int = 0
@@ -49,8 +50,9 @@ class _Account:
         self.output_tokens += usage.output or 0
         if self.known is None:
             return 0.0
-        spend = Meter(self.known).spent(record, batch=batch)
-        unknown = cost_dollars(Usage(input=given, output=1), self.known, batch=batch) is None
+        self.meter = self.meter or Meter(self.known)
+        spend = self.meter.spent(record, batch=batch)
+        unknown = not spend.dollars and cost_dollars(Usage(input=given, output=1), self.known, batch=batch) is None
         self.unknown |= unknown
         self.dollars += spend.dollars
         if not batch:
