@@ -144,15 +144,19 @@ class RayFleet:
         self.catch_up()
 
     def bury(self) -> bool:
-        """See `Group`: instances that died come back, as long as a cluster has room for them, and that is waited for."""
+        """See `Group`: instances that died come back, as long as a cluster has room for them, and that is waited for. What an instance
+        holds that has just died, and is not known to be dead yet, looks as if it were used.
+        """
         before = self.totals
         found = self._bury_silent() or self.catch_up()
-        self.refresh()
+        all_answer = self.refresh()
         if found or self.totals != before:
             return True
-        if self.totals.living >= len(self._names):
+        if all_answer and self.totals.living >= len(self._names):
             self._patient_until = None
             return False
+        if self.evict():  # which may be enough
+            return True
         if self._patient_until is None:
             self._patient_until = time.monotonic() + PATIENCE_SECONDS
         time.sleep(_WAIT_SECONDS)
@@ -180,13 +184,13 @@ class RayFleet:
                 if not reply.want_full:
                     return
 
-    def refresh(self) -> None:
-        """Have all instances send heartbeats now."""
+    def refresh(self) -> bool:
+        """Have all instances send heartbeats now; whether each did."""
         actors = [self._actor(name) for name in self._names if name != self.name]
         beats = [actor.beat.options(concurrency_group="control").remote() for actor in actors if actor is not None]
-        if beats:
-            loaded().wait(beats, num_returns=len(beats), timeout=_CALL_SECONDS)
+        done = loaded().wait(beats, num_returns=len(beats), timeout=_CALL_SECONDS)[0] if beats else []
         self.beat()
+        return sum(bool(answer_of(each, lambda: True)) for each in done) == len(actors)
 
     # -- inside
 

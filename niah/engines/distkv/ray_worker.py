@@ -240,9 +240,10 @@ class RayWorker:
         self._fleet.send_releases()
         return True
 
-    def beat(self) -> None:
-        """Send a heartbeat now."""
+    def beat(self) -> bool:
+        """Send a heartbeat now; that it was done tells that this instance lives."""
         self._fleet.beat()
+        return True
 
     def order(self, order: MoveKVCache | Recall) -> None:
         """The gManager's wish, to be carried out in the background."""

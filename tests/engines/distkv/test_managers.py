@@ -272,6 +272,16 @@ def test_the_first_block_of_two_requests_is_not_written_again():
     assert [block.tokens for block in a.blocks("r")] == [10, 10]
 
 
+def test_no_request_begins_with_a_block_that_is_not_full():
+    a = RManager("a", MEMORY)
+    a.allocate("r", 2)
+    a.fill("r", 15)
+    with pytest.raises(ValueError, match="cannot begin with 2 blocks"):
+        a.share("r", "s", 2)
+    a.share("r", "s", 1)
+    assert a.tokens("s") == 10
+
+
 def test_an_own_block_of_the_incarnation_before_is_not_here():
     before = RManager("a", MEMORY)
     before.allocate("r", 1)
