@@ -1,10 +1,11 @@
 """Whether the tests of DistKV's protocol notice mistakes: each of tests/engines/distkv/mutants.toml, made in a copy, must fail a test.
 
-    python benchmarks/distkv_mutants.py [WORD ...] [--examples 200]
+    python benchmarks/distkv_mutants.py [WORD ...] [--examples 200] [--first 0] [--property]
 
-WORDs choose mutants by what they are. The property test comes first (`test_protocol.py`, stateful, without shrinking), then the tests of
-the managers, of circles, of placement and, for what only engines can show, of moves and losses; the first that fails is named. Ends with
-status 1 if a mutant lives. The copy holds the package and the tests; the working tree stays as it is.
+WORDs choose mutants by what they are, `--first` leaves out so many. Tests of the managers, of circles and of placement come first, then the
+property test (`test_protocol.py`, stateful, without shrinking), then, for what only engines can show, those of moves and losses; the first
+that fails is named. With `--property` the property test alone is asked, which draws anew each time. Ends with status 1 if a mutant lives.
+The copy holds the package and the tests; the working tree stays as it is.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = Path("tests/engines/distkv")
-FIRST = ("test_protocol.py",)
-THEN = (("test_managers.py", "test_dgfm.py", "test_placement.py"), ("test_mover.py", "test_losses.py"))
+PROPERTY = ("test_protocol.py",)
+ALL = (("test_managers.py", "test_dgfm.py", "test_placement.py"), PROPERTY, ("test_mover.py", "test_losses.py"))
 PROFILE = """
 from hypothesis import Phase, settings
 settings.register_profile("mutants", phases=(Phase.generate,), database=None, max_examples={examples})
@@ -54,21 +55,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--property", action="store_true")
     options = parser.parse_args()
     mutants = tomllib.loads((ROOT / TESTS / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
     chosen = [each for each in mutants if not options.words or any(word in each["what"] for word in options.words)]
-    alive = []
+    chosen, asked, alive = chosen[options.first :], (PROPERTY,) if options.property else ALL, []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         copied(place, options.examples)
-        for tests in (FIRST, *THEN):
+        for tests in asked:
             assert not failed(place, tests), "the tests fail without any mistake"
         for each in chosen:
             path, began, found = place / "niah/engines/distkv" / each["file"], time.monotonic(), ""
             right = path.read_text(encoding="utf-8")
             assert right.count(each["old"]) == 1, each["what"]
             path.write_text(right.replace(each["old"], each["new"]), encoding="utf-8")
-            for tests in (FIRST, *THEN):
+            for tests in asked:
                 found = found or failed(place, tests)
             path.write_text(right, encoding="utf-8")
             alive += [] if found else [each["what"]]
