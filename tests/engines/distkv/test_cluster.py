@@ -69,6 +69,7 @@ def engine(tiny: Path, cluster: Any) -> Iterator[RayEngine]:
         tiny, cluster=cluster.address, instances=INSTANCES, kv_memory_bytes=TOKENS * TOKEN_BYTES, threads=1,
         block_tokens=BLOCK, chunk_tokens=CHUNK, device="cpu",
     )  # fmt: skip
+    asked(engine, LONG[:9], 1)  # starts the instances
     yield engine
     engine.close()
     assert engine.service is None
@@ -200,8 +201,7 @@ def test_status_shows_who_holds_what_to_whoever_asks(engine: RayEngine, cluster:
     done = here("distkv", "status", "--cluster", cluster.address)
     assert done.returncode == 0, done.stderr
     first, *machines = [line for line in done.stdout.splitlines() if "instances" in line]
-    assert first == "tiny: 3 instances with 0.1 MB each, in blocks of 16 tokens"
-    assert len(machines) == 2
+    assert (first, len(machines)) == ("tiny: 3 instances with 0.1 MB each, in blocks of 16 tokens", 2)
     assert sum("borrowed" in line for line in done.stdout.splitlines()) == 1
     assert sum("lent to" in line for line in done.stdout.splitlines()) == 2
 
