@@ -57,13 +57,18 @@ def connect(cluster: str, cpus: int) -> bool:
         ray.init(address=address or "local", **(here if address in ("local", None) else how))
     except Exception as error:  # Ray raises that very class where it takes too long to start
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise EngineError(f"--cluster {cluster}: Ray cannot be reached or started: {why[:200]}", kind="settings") from None
+        raise EngineError(f"--cluster {cluster}: Ray cannot be reached or started: {why[:200]}{_token()}", kind="settings") from None
     return True
 
 
+def _token() -> str:
+    """What may help where Ray lets nobody in, and says only that it could not connect."""
+    return "" if os.environ.get("RAY_AUTH_MODE") else "; if it asks for a token, set RAY_AUTH_MODE=token"
+
+
 def _address(cluster: str) -> str | None:
-    """Where a cluster is that runs already; None for `auto` where none does. EngineError (settings) where nothing answers: Ray itself
-    would go on trying for a quarter of an hour.
+    """What to tell Ray of a cluster that runs already; None for `auto` where none does. EngineError (settings) where nothing answers: Ray
+    itself would go on trying for a quarter of an hour.
     """
     given = os.environ.get("RAY_ADDRESS", "") if cluster == "auto" else cluster
     try:
@@ -73,7 +78,7 @@ def _address(cluster: str) -> str | None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS):
-            return address
+            return given or "auto"  # Ray shows the token of this machine's own cluster to no address that is given
     except (OSError, ValueError):
         if not given:  # left over from one that did not end well
             return None
@@ -95,7 +100,7 @@ def services(cluster: str) -> list[State]:
                 raise EngineError("--cluster auto: no Ray cluster runs on this machine; give --cluster HOST:PORT", kind="settings")
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError):
-        raise EngineError(f"--cluster {cluster}: there is no Ray cluster that can be reached", kind="settings") from None
+        raise EngineError(f"--cluster {cluster}: the Ray cluster does not let this process in{_token()}", kind="settings") from None
     found: list[State] = []
     try:
         for actor in ray.util.list_named_actors(all_namespaces=True):
