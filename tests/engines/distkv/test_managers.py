@@ -186,6 +186,18 @@ def test_what_is_reserved_counts_for_the_cap_on_lending():
     assert (b.counts.reserved, b.lender.lendable_slots) == (3, 0)
 
 
+def test_of_several_losses_the_earliest_place_is_told():
+    managers = group()
+    a, send = managers["a"], sender(managers)
+    a.allocate("r", 1)
+    assert [borrow(a, "r", 1, other(name), send) for name in ("b", "c")] == [1, 1]
+    a.fill("r", 30)
+    a.dead("c", 0)
+    assert a.losses == {"r": 20}
+    a.dead("b", 0)
+    assert (a.losses, a.tokens("r")) == ({"r": 10}, 10)
+
+
 def test_a_commit_of_what_was_never_reserved_is_refused():
     b = RManager("b", MEMORY)
     ask = Commit(sender="a", sender_epoch=0, receiver="b", receiver_epoch=0, serial=3, op=0, ids=(1, 2))
