@@ -187,13 +187,19 @@ def pairs_to_show(estimate: Estimate, gap: float) -> int:
 
 def variance(deviations: Sequence[float], texts: Clusters, needles: Clusters) -> float:
     """The variance of the mean of `deviations` from their mean, clustered both ways; 0 where nothing is known of it."""
+    return variances(deviations, texts, needles)[0]
+
+
+def variances(deviations: Sequence[float], texts: Clusters, needles: Clusters) -> tuple[float, float]:
+    """`variance`, and the same without its care: right in the mean, and often too small."""
     import numpy
 
     values = numpy.asarray(deviations, dtype=float)
     by_text, by_needle = numbered(texts), numbered(needles)
     both = by_text * (int(by_needle.max()) + 1) + by_needle
     parts = [_one_way(values, codes) for codes in (by_text, by_needle, numpy.unique(both, return_inverse=True)[1])]
-    return max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
+    plain = parts[0] + parts[1] - parts[2]
+    return max(plain, parts[0], parts[1]), plain
 
 
 def _estimate(values: Sequence[float], spread: float, clusters: tuple[Clusters, Clusters], level: float, interval: _Interval) -> Estimate:

@@ -1,32 +1,35 @@
-"""When a sweep may stop: an anytime-valid test of paired differences, looked at again and again while trials are asked.
+"""When a sweep may stop: a test of paired differences that may be looked at again and again while trials are asked.
 
-The capital of a gambler who bets a share on each difference d that the true mean is on one side of m,
+A look takes Tango's interval of the difference at a quantile that is larger than that of a single test: C * I ** -0.1 standard errors,
+where I is the part of all information that is there (Wang and Tsiatis, Biometrics 43, 1987, with their shape 0.4). C is worked out such
+that a Brownian motion, looked at from I = 0.05 on whenever I has grown by 2% and judged at I = 1 as `niah compare` does, crosses with
+the error rate that was asked for. No sweep is looked at more often, so it does not matter when one looks.
 
-    K(m) = prod over pairs of (1 + share * (d - m)),
+The base has answered all trials beforehand. A look uses that: pairs so far, corrected by how the base did on them and on all its trials,
 
-is at most 1 in the mean where he is wrong, whenever one looks, so that it ever reaches 1/a with a probability of at most a (Ville's
-inequality; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86, 2024, section 4: the
-capital process). Here two bet: one that the candidate is better than base - margin, one that it is worse than the base, each the mean
-of gamblers with fixed shares.
+    mean(c - k * b) over the pairs - (1 - k) * mean(b) over all trials of the base,
 
-Pairs that share texts and needles are no fresh bets. log K is therefore divided by the design effect of the pairs so far (their
-two-way clustered variance over that of as many independent pairs, as in clusters.py; Rao and Scott, JASA 76, 1981, divide a
-likelihood ratio so). What the clusters add to the variance is enlarged for their small number, as Student's t would. Trials are
-asked in an order in which all texts, needles and cells come at once: estimates then have independent increments in units of their
-information (Scharfstein, Tsiatis and Robins, JASA 92, 1997), and log K grows with that information and not with the number of pairs.
-With clusters the error rates are therefore asymptotic, and held by simulation: benchmarks/sequential.py.
+with k the slope of c on b within texts and needles (a control variate with a known mean: Deng, Xu, Kohavi and Walker, WSDM 2013). Models
+that fail independently of each other (k near 0) need so a third fewer trials for the same information; with k = 1, or once all is
+asked, it is the paired difference.
 
-Half of alpha goes into these looks. When all trials are asked, the gate of `niah compare` decides, whose one-sided rates are the other
-half. A look also ends a sweep when the rest would hardly settle it (predictive probability below HOPELESS; Spiegelhalter, Freedman and
+Pairs that share texts and needles are no fresh ones: the variance is clustered both ways as in clusters.py, Student's t takes the place
+of the normal distribution, and I is what these pairs would have of all information with the clusters' part left. Trials are asked in an
+order in which all texts, needles and cells come at once: estimates then have independent increments in units of their information
+(Scharfstein, Tsiatis and Robins, JASA 92, 1997). The error rates are asymptotic, and held by simulation: benchmarks/sequential.py.
+
+A look also ends a sweep when the rest would hardly settle it (predictive probability below HOPELESS; Spiegelhalter, Freedman and
 Blackburn, Controlled Clinical Trials 7, 1986). That never makes an error more likely.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from niah.report.clusters import degrees_of_freedom, numbered, student, variance
+from niah.report.clusters import degrees_of_freedom, numbered, student, tango, variances
 from niah.report.points import Point
 
 if TYPE_CHECKING:
@@ -35,14 +38,17 @@ if TYPE_CHECKING:
 Place: TypeAlias = tuple[int, int, float]
 """Reshuffle, length and depth: names a trial of a sweep with one cue."""
 
-FIRST_PAIRS = 80
+FIRST_PAIRS = 60
 """No look before so many pairs: their variance is not known better than that."""
-HOPELESS = 0.02
+HOPELESS = 0.2
 _STEP = 1.02
 """The next look has at least so many times the pairs of the last one, so that very long sweeps are not looked at for each round."""
-_FOR_PASS = (0.12, 0.4, 0.95)
-_FOR_FAIL = (0.25, 0.6)
-"""Shares that grow fastest for margins of one to ten points and for drops of three to twenty, with few or many discordant pairs."""
+_SHAPE = -0.1
+_FIRST_INFORMATION = 0.05
+_SPENT_ON_PASS, _SPENT_ON_FAIL = 0.8, 1.0
+"""Of alpha. A pass has a reserve for what is estimated: in simulations it is the verdict that comes nearer to its rate."""
+_GRID, _WIDTH = 0.01, 6.0
+"""In what steps and within what bounds a Brownian motion is followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +76,16 @@ class Agenda:
 class Reached:
     """How far a sweep has come, in trials of its order. `state` is None while it is open; `hopeless`: the rest would hardly settle it.
 
-    `evidence` is the capital behind a pass or a failure; `chance` the probability that the rest settles it, at the last look.
+    `mean`, `low` and `high` are the difference and its interval at the last look, and `chance` the probability that the rest settles it.
     """
 
     state: Literal["pass", "fail", "hopeless"] | None
     asked: int
     planned: int
     lost: int
-    evidence: float
+    mean: float
+    low: float
+    high: float
     chance: float
 
     @property
@@ -87,11 +95,15 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look sees: log capital on a pass and on a failure, and the chance that all planned pairs settle it."""
+    """What one look sees: the difference, an interval that may be looked at any time, and the chance that the rest settles it."""
 
-    for_pass: float
-    for_fail: float
+    mean: float
+    low: float
+    high: float
     chance: float
+
+
+NOTHING = Look(0.0, -1.0, 1.0, 1.0)
 
 
 class Looks:
@@ -104,16 +116,15 @@ class Looks:
     def __init__(self, agenda: Agenda, base: Mapping[Place, Point]):
         self._rule, self._round = agenda.rule, agenda.round_trials
         self.places = [place for place in agenda.places if place in base and base[place].scored]
-        self._base = base
+        self._base = [base[place] for place in self.places]
         self._there: dict[Place, Point] = {}
+        self._pairs: list[int] = []
+        self._scores: list[float] = []
         self._asked = self._lost = 0
         self._last_look = FIRST_PAIRS / _STEP
-        self._differences: list[float] = []
-        self._texts: list[Hashable] = []
-        self._needles: list[Hashable] = []
         self._stop: Reached | None = None
         self._hopeless: Reached | None = None
-        self._look = Look(-math.inf, -math.inf, 1.0)
+        self._look = NOTHING
 
     @property
     def reached(self) -> Reached:
@@ -130,40 +141,38 @@ class Looks:
     def add(self, point: Point) -> None:
         self._there[place_of(point)] = point
         while self._stop is None and self._asked < len(self.places) and (at := self.places[self._asked]) in self._there:
-            self._take(self._base[at], self._there[at])
+            self._take(self._there[at])
 
-    def _take(self, base: Point, candidate: Point) -> None:
-        self._asked += 1
+    def _take(self, candidate: Point) -> None:
         if candidate.scored:
-            self._differences.append(candidate.value - base.value)
-            self._texts.append(base.text)
-            self._needles.append(base.needle)
+            self._pairs.append(self._asked)
+            self._scores.append(candidate.value)
         else:
             self._lost += 1
-        pairs = len(self._differences)
-        if self._asked % self._round == 0 and self._asked < len(self.places) and pairs >= self._last_look * _STEP:
-            self._last_look = pairs
-            self._look = look(
-                self._differences, self._texts, self._needles, rule=self._rule, planned_pairs=len(self.places) * pairs / self._asked
-            )
+        self._asked += 1
+        if self._asked % self._round == 0 and self._asked < len(self.places) and len(self._pairs) >= self._last_look * _STEP:
+            self._last_look = len(self._pairs)
+            # of trials that are not scored the base's score tells nothing either
+            self._look = look([*(self._base[number] for number in self._pairs), *self._base[self._asked :]], self._scores, self._rule)
             self._decide(self._look)
 
     def _decide(self, seen: Look) -> None:
-        enough = math.log(2 / self._rule.alpha)
-        if seen.for_fail >= enough:
-            self._stop = self._now("fail", seen.for_fail)
-        elif seen.for_pass >= enough and self._lost <= self._rule.max_lost * self._asked:
-            self._stop = self._now("pass", seen.for_pass)
+        if seen.high < 0:
+            self._stop = self._now("fail")
+        elif seen.low > -self._rule.margin and self._lost <= self._rule.max_lost * self._asked:
+            self._stop = self._now("pass")
         elif seen.chance < HOPELESS:
             self._hopeless = self._hopeless or self._now("hopeless")
 
-    def _now(self, state: Literal["pass", "fail", "hopeless"] | None, log_evidence: float = 0.0) -> Reached:
+    def _now(self, state: Literal["pass", "fail", "hopeless"] | None) -> Reached:
         return Reached(
             state=state,
             asked=self._asked,
             planned=len(self.places),
             lost=self._lost,
-            evidence=math.exp(min(log_evidence, 700.0)) if state in ("pass", "fail") else 0.0,
+            mean=self._look.mean,
+            low=self._look.low,
+            high=self._look.high,
             chance=self._look.chance,
         )
 
@@ -172,55 +181,97 @@ def place_of(point: Point) -> Place:
     return point.reshuffle, point.length, point.depth
 
 
-def look(differences: Sequence[float], texts: Sequence[Hashable], needles: Sequence[Hashable], *, rule: Rule, planned_pairs: float) -> Look:
-    """What these pairs say, of `planned_pairs`. With one text and one needle nothing: that is one sample."""
+def look(base: Sequence[Point], scores: Sequence[float], rule: Rule) -> Look:
+    """What the candidate's scores say, which pair with the first points of the base. With one text and one needle nothing: that is one
+    sample."""
     import numpy
+    from scipy.special import ndtr
 
-    values = numpy.asarray(differences, dtype=float)
-    by_text, by_needle = numbered(texts), numbered(needles)
-    degrees = degrees_of_freedom(int(by_text.max()) + 1, int(by_needle.max()) + 1)
+    asked, planned = len(scores), len(base)
+    texts, needles = numbered([point.text for point in base]), numbered([point.needle for point in base])
+    degrees = degrees_of_freedom(int(texts[:asked].max()) + 1, int(needles[:asked].max()) + 1)
     if degrees is None:
-        return Look(-math.inf, -math.inf, 1.0)
-    pairs, mean = len(values), float(values.mean())
-    up, down = float(numpy.maximum(values, 0).mean()), float(numpy.maximum(-values, 0).mean())
-    spread = max(up + down - (up - down) ** 2, 1 / pairs)
-    effect = max(1.0, variance(list(values - mean), by_text, by_needle) * pairs / spread)
-    shrink = 1 / (1 + (effect - 1) * _enlarged(rule.alpha / 2, degrees))
-    return Look(
-        shrink * _log_capital(values, -rule.margin, 1, _FOR_PASS),
-        shrink * _log_capital(values, 0.0, -1, _FOR_FAIL),
-        _chance(mean, (spread / pairs, spread / planned_pairs), effect, rule.margin, student(1 - rule.alpha / 2, degrees)),
-    )
+        return NOTHING
+    before, after = numpy.asarray([point.value for point in base], dtype=float), numpy.asarray(scores, dtype=float)
+    differences = after - before[:asked]
+    up, down = float(numpy.maximum(differences, 0).mean()), float(numpy.maximum(-differences, 0).mean())
+    spread = max(up + down - (up - down) ** 2, 1 / asked)
+    mean, influence = _estimated(before, after, _slope(before[:asked], after, texts[:asked], needles[:asked]))
+    own = float(numpy.square(influence).sum())
+    paired = float(numpy.square(differences - differences.mean()).sum()) / asked**2
+    alone = spread / asked * max(asked / planned, min(1.0, own / paired) if paired > 0 else 1.0)
+    shared, likely = (max(0.0, each - own) for each in variances(list(influence * planned), texts, needles))
+    now, then = shared + alone, shared + spread / planned
+    worth, shift = spread / now, mean - (up - down)
+
+    def end(spent: float) -> tuple[float, float]:
+        errors = bound(spent * rule.alpha, rule.alpha) * min(1.0, then / now) ** _SHAPE
+        return tango(up * worth, down * worth, worth, student(float(ndtr(errors)), degrees))
+
+    low, high = max(-1.0, end(_SPENT_ON_PASS)[0] + shift), min(1.0, end(_SPENT_ON_FAIL)[1] + shift)
+    chance = _chance(mean, likely + alone, likely + spread / planned, rule.margin, student(1 - rule.alpha / 2, degrees))
+    return Look(mean, low, high, chance)
 
 
-def _log_capital(values: "NDArray[Any]", mean: float, side: int, shares: Sequence[float]) -> float:
-    """Log of the mean capital of gamblers who bet these shares of what they can that the true mean lies on this side of `mean`."""
+def _estimated(before: "NDArray[Any]", after: "NDArray[Any]", slope: float) -> "tuple[float, NDArray[Any]]":
+    """The difference as the module's docstring has it, and what each trial of the base adds to its error."""
+    asked, rest = len(after), after - slope * before[: len(after)]
+    influence = (slope - 1) * (before - before.mean()) / len(before)
+    influence[:asked] += (rest - rest.mean()) / asked
+    return float(rest.mean() - (1 - slope) * before.mean()), influence
+
+
+def _slope(before: "NDArray[Any]", after: "NDArray[Any]", texts: "NDArray[Any]", needles: "NDArray[Any]") -> float:
+    """Of the candidate's scores on the base's, from 0 to 1, within texts and needles: all of these come at once, so that their own
+    difficulty is the same so far as in the end. 1, which is the plain paired difference, where the base's scores do not vary."""
     import numpy
 
-    gains = side * (values - mean) / (1 + abs(mean))
-    logs = [float(numpy.log1p(share * gains).sum()) for share in shares]
-    highest = max(logs)
-    return highest + math.log(sum(math.exp(each - highest) for each in logs) / len(logs))
+    def within(values: "NDArray[Any]") -> "NDArray[Any]":
+        values = values - values.mean()
+        for codes in (texts, needles):
+            values = values - (numpy.bincount(codes, weights=values) / numpy.maximum(numpy.bincount(codes), 1))[codes]
+        return values
+
+    x, y = within(before), within(after)
+    square = float((x * x).sum())
+    return min(1.0, max(0.0, float((x * y).sum()) / square)) if square > 1e-9 else 1.0
 
 
-def _enlarged(alpha: float, degrees: int) -> float:
-    """By how much a variance with so many degrees of freedom has to be larger to be as safe as a known one at this error rate."""
+@lru_cache(maxsize=64)
+def bound(rate: float, alpha: float) -> float:
+    """The C of the module's docstring: with it a Brownian motion without drift crosses with the probability `rate` (above alpha / 2),
+    at a look or at its end, where the interval at 1 - alpha judges."""
+    from scipy.special import ndtri
+
+    last = float(ndtri(1 - alpha / 2))
+    low, high = 0.0, 2 * last + 4
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _crosses(middle, last) > rate else (low, middle)
+    return high
+
+
+def _crosses(factor: float, last: float) -> float:
+    """The probability that a Brownian motion is above `factor` * time ** _SHAPE errors after each _STEP, or above `last` at 1."""
+    import numpy
+
+    times = numpy.geomspace(_FIRST_INFORMATION, 1, round(-math.log(_FIRST_INFORMATION) / math.log(_STEP)) + 1)
+    places = numpy.arange(-_WIDTH, _WIDTH + _GRID / 2, _GRID)
+    density = numpy.exp(-(places**2) / (2 * times[0])) / math.sqrt(2 * math.pi * times[0])
+    for time, following in pairwise(times):
+        density[places > factor * time ** (_SHAPE + 0.5)] = 0.0
+        wide = int(_WIDTH * math.sqrt(following - time) / _GRID) + 1
+        step = numpy.exp(-((numpy.arange(-wide, wide + 1) * _GRID) ** 2) / (2 * (following - time)))
+        density = numpy.convolve(density, step / step.sum(), "same")
+    density[places > min(factor, last)] = 0.0
+    return 1 - float(density.sum()) * _GRID
+
+
+def _chance(mean: float, now: float, then: float, margin: float, quantile: float) -> float:
+    """The probability that the interval of all trials settles it, given the difference so far and its variance now and then."""
     from scipy.special import ndtr
 
-    quantile = math.sqrt(2 * math.log(1 / alpha))
-    return (student(float(ndtr(quantile)), degrees) / quantile) ** 2
-
-
-def _chance(mean: float, variances: tuple[float, float], effect: float, margin: float, quantile: float) -> float:
-    """The probability that the interval of all planned pairs settles it, given those so far.
-
-    `variances` are the mean's now and then, were pairs independent: what clusters add to it stays.
-    """
-    from scipy.special import ndtr
-
-    now, then = variances
     if now <= then:
         return 1.0
-    reach, left = quantile * math.sqrt(now * (effect - 1) + then), math.sqrt(now - then)
-    passes, fails = (mean + margin - reach) / left, (-mean - reach) / left
-    return float(ndtr(passes) + ndtr(fails))
+    reach, left = quantile * math.sqrt(then), math.sqrt(now - then)
+    return float(ndtr((mean + margin - reach) / left) + ndtr((-mean - reach) / left))

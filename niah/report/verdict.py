@@ -128,7 +128,7 @@ def decide(comparison: Comparison, points: Sequence[Point], gate: Gate) -> Verdi
     """The verdict over a comparison; `points` are all of the candidate's, for the floors."""
     checks = [] if comparison.alone else [_non_inferiority(comparison, gate)]
     if comparison.reached is not None:
-        checks = [_settled(checks[0], comparison.reached)]
+        checks = [_settled(checks[0], comparison.reached, gate.margin)]
     checks.append(_completeness(comparison, gate))
     if gate.min_recall is not None:
         checks.append(_recall_floor(comparison, gate.min_recall))
@@ -193,11 +193,15 @@ def _until_settled(comparison: Comparison, base: Side, candidate: Side, gate: Ga
     return replace(comparison, reached=reached, dropped=dropped, lost_share=reached.lost / max(1, reached.asked))
 
 
-def _settled(fixed: Check, reached: Reached) -> Check:
+def _settled(fixed: Check, reached: Reached, margin: float) -> Check:
     """The comparison with the base of a sweep that stops as soon as it is settled; `fixed` is how all its pairs would come out."""
     so_far = f"{reached.asked:,} of {reached.planned:,} trials"
     told = fixed.told.partition("; about ")[0]
     if reached.state in ("pass", "fail"):
+        told = (
+            f"recall differs from the base by {signed_label(reached.mean)} "
+            f"({signed_label(reached.low)} to {signed_label(reached.high)} whenever one looks, margin {margin:g})"
+        )
         return replace(fixed, state=reached.state, told=f"stopped after {so_far}, certain enough: {told}", further=None)
     if reached.complete or fixed.state == "unmeasured":
         return replace(fixed, told=f"all {so_far} asked: {fixed.told}" if reached.complete else fixed.told)

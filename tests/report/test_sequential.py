@@ -8,9 +8,11 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 
+from niah.report.clusters import student
 from niah.report.points import Point
-from niah.report.sequential import Agenda, Looks, Reached, Rule, look, place_of
+from niah.report.sequential import HOPELESS, NOTHING, Agenda, Looks, Reached, Rule, bound, look, place_of
 from niah.run.order import balanced
 from niah.task.deal import deal
 
@@ -39,18 +41,47 @@ def reached(values: Sequence[float | None], agenda: Agenda = AGENDA, *, order: S
 
 
 def test_an_equal_model_passes_as_soon_as_that_is_certain() -> None:
-    """Without a discordant pair the capital of a gambler is (1 + share * margin / (1 + margin)) ** pairs; a third of it bets most."""
+    """Without a discordant pair Tango's lower end is that of no worse pair in n, -q * q / (n + q * q)."""
     found = reached([1.0] * 400)
-    logs = [found.asked * math.log1p(share * 0.05 / 1.05) for share in (0.12, 0.4, 0.95)]
     assert (found.state, found.planned, found.lost) == ("pass", 400, 0) and found.asked % 20 == 0
-    assert found.evidence == pytest.approx(sum(map(math.exp, logs)) / 3) and found.evidence >= 40
-    assert found.asked - 20 < 80 or sum(math.exp(each * (found.asked - 20) / found.asked) for each in logs) / 3 < 40
+    assert found.low > -0.05 and found.mean == found.high - found.high == 0
+    bets = [student(float(ndtr(bound(0.04, 0.05) * (n / 400) ** -0.1)), 19) ** 2 for n in (found.asked - 20, found.asked)]
+    assert found.low == pytest.approx(-bets[1] / (found.asked + bets[1]), abs=1e-6)
+    assert bets[0] / (found.asked - 20 + bets[0]) >= 0.05
 
 
 def test_a_model_that_loses_a_seventh_fails_early_and_one_that_loses_the_margin_does_not_pass() -> None:
     found = reached([float(number % 7 != 0) for number in range(400)])
-    assert found.state == "fail" and found.asked <= 160 and found.evidence >= 40
+    assert found.state == "fail" and found.asked <= 160 and found.high < 0
     assert reached([float(number % 19 != 0) for number in range(400)]).state in (None, "hopeless", "fail")
+
+
+@pytest.mark.parametrize(("rate", "constant"), [(0.05, 2.34), (0.04, 2.49)])
+def test_a_brownian_motion_crosses_the_bound_as_often_as_asked(rate: float, constant: float) -> None:
+    """Paths of its own, 200,000 of them, looked at whenever time has grown by 2%, and judged at the end at 1.96."""
+    factor = bound(rate, 0.05)
+    assert factor == pytest.approx(constant, abs=0.01)
+    draw, paths, crossed = numpy.random.default_rng(1), numpy.zeros(200_000), numpy.zeros(200_000, dtype=bool)
+    times, before = numpy.geomspace(0.05, 1, 152), 0.0
+    for time in times:
+        paths += draw.normal(size=len(paths)) * math.sqrt(time - before)
+        crossed |= paths > (factor * time**-0.1 if time < 1 else 1.96) * math.sqrt(time)
+        before = time
+    assert crossed.mean() == pytest.approx(rate, rel=0.06)
+
+
+def test_the_bases_other_trials_tell_most_where_models_fail_independently() -> None:
+    """By simulation: the difference's variance over 120 of 400 pairs beside that of the paired difference. With correlation r it is
+    (1 - r * r + (1 - r) ** 2 * 120 / 400) / (2 - 2 * r) of it; and once all is asked both are the same."""
+    draw = numpy.random.default_rng(2)
+    found: list[tuple[float, float]] = []
+    for _ in range(400):
+        base, after = (draw.random((2, 400)) < 0.8).astype(float)
+        points = [point(place, hit) for place, hit in zip(PLACES, base, strict=True)]
+        found.append((look(points, list(after[:120]), RULE).mean, float((after - base)[:120].mean())))
+        assert look(points, list(after), RULE).mean == pytest.approx(float((after - base).mean()))
+    adjusted, paired = numpy.var([each[0] for each in found]), numpy.var([each[1] for each in found])
+    assert adjusted / paired == pytest.approx((1 + 0.3) / 2, rel=0.1)
 
 
 def test_one_that_is_better_than_the_base_passes() -> None:
@@ -77,7 +108,7 @@ def test_the_rest_of_a_sweep_that_would_hardly_settle_it_is_not_asked_but_may_be
         looks.add(point(place, values[number]))
         if looks.settled:
             break
-    assert looks.reached.state == "hopeless" and looks.reached.asked < 400 and looks.reached.chance < 0.02
+    assert looks.reached.state == "hopeless" and looks.reached.asked < 400 and looks.reached.chance < HOPELESS
     for number, place in enumerate(PLACES):
         looks.add(point(place, values[number]))
     assert looks.reached.state is None and looks.reached.complete, "with everything asked the gate decides"
@@ -95,8 +126,8 @@ def test_what_the_base_has_not_scored_is_not_asked() -> None:
 
 
 def test_one_text_and_one_needle_never_settle_anything() -> None:
-    seen = look([0.0] * 200, ["t"] * 200, ["n"] * 200, rule=RULE, planned_pairs=400)
-    assert seen.for_pass == seen.for_fail == -math.inf and seen.chance == 1
+    same = [BASE[PLACES[0]]._replace(needle="n", reshuffle=0)] * 400
+    assert look(same, [1.0] * 200, RULE) == NOTHING
 
 
 @settings(max_examples=20, deadline=None)

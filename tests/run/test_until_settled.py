@@ -90,7 +90,7 @@ def test_a_worse_model_fails_early_and_compare_says_the_same(place: Place) -> No
     assert place.asked["worse"] < TRIALS
     compared = here("compare", "base.json", "worse", *MARGIN, "--format", "json")
     data = json.loads(compared.stdout)
-    assert compared.returncode == 1 and data["until_settled"]["state"] == "fail" and data["until_settled"]["evidence"] >= 40
+    assert compared.returncode == 1 and data["until_settled"]["state"] == "fail" and data["until_settled"]["high"] < 0
     assert data["until_settled"]["asked"] == place.asked["worse"] and data["until_settled"]["planned"] == TRIALS
     assert "not finished" not in " ".join(data["notes"]) and "missing" not in data["headline"]
     other = here("compare", "base.json", "worse")
@@ -118,7 +118,7 @@ def test_several_models_each_have_a_verdict(place: Place) -> None:
     before = Counter(place.asked)
     code, out, _ = place.settle("worse", "two", "--model", "server/equal")
     headlines = [line.partition(" trials")[0] for line in out.splitlines() if line.startswith(("PASS: ", "REGRESSED: "))]
-    assert code == 1 and headlines == ["REGRESSED: stopped after 80 of 120", "PASS: stopped after 80 of 120"]
+    assert code == 1 and headlines == ["REGRESSED: stopped after 60 of 120", "PASS: stopped after 80 of 120"]
     assert place.asked["equal"] - before["equal"] == 80
 
 
