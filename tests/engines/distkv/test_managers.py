@@ -54,6 +54,7 @@ def test_own_memory_first_then_others_in_turn_and_back():
     a.release("r")
     settle(a, send)
     assert all(manager.counts.free == 4 for manager in managers.values())
+    assert a.releases() == [], "what was confirmed is told again"
 
 
 def test_many_creditors_are_found_though_three_are_named_at_a_time():
@@ -127,6 +128,7 @@ def test_a_creditor_that_does_not_answer_gives_nothing_and_keeps_nothing():
         return None if isinstance(ask, Reserve) else answer
 
     assert borrow(a, "r", 2, other("b"), lost) == 0
+    assert a.undertakings == ()
     assert b.counts.reserved == 2
     settle(a, lost)
     assert b.counts.free == 4
