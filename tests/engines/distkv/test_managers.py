@@ -275,6 +275,11 @@ def test_a_lost_heartbeat_is_noticed_and_made_good():
     a.release("r")
     gmanager.heartbeat(a.heartbeat())
     assert [request for _, request, _ in gmanager.placements()] == ["s"]
+    a.release("s")
+    a.heartbeat()  # lost, and with it that there is no such request any more
+    a.heard(gmanager.heartbeat(a.heartbeat()))
+    gmanager.heartbeat(a.heartbeat())
+    assert [*gmanager.placements()] == []
 
 
 def test_the_first_block_of_two_requests_is_not_written_again():
