@@ -1,4 +1,5 @@
-# The two commands: `make sweep` runs the first sweep, `make test` everything that CI runs. Both make .venv when it is not there.
+# The two commands: `make sweep` runs the reader that comes with niah and a word search, `make test` everything that CI runs. Both make .venv when it is
+# not there. On Linux PyPI's torch brings libraries for GPUs; where it should not, set PIP_EXTRA_INDEX_URL to PyTorch's index for CPUs first.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -6,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: sweep test lint types pytest peers browser peers-all bench clean
 
 sweep: .venv/installed
-	@$(BIN)/niah sweep configs/quickstart.toml
+	@$(BIN)/niah sweep configs/bundled.toml
 
 test: lint types pytest
 
@@ -89,7 +90,7 @@ bench: .venv/tested
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local]'
 	@touch $@
 
 .venv/tested: .venv/installed

@@ -131,7 +131,7 @@ def _say() -> Callable[[dict[str, Any], "Recipe"], None]:
         if "held_out" not in row and time.monotonic() - said < _SAY_SECONDS:
             return
         said = time.monotonic()
-        where = f"step {row['step']:,}, {row['tokens'] / recipe.total_tokens:.1%}, stage {row['stage'] + 1}/{len(recipe.stages)}"
+        where = f"step {row['step']:,}, {row['tokens'] / max(recipe.total_tokens, 1):.1%}, stage {row['stage'] + 1}/{len(recipe.stages)}"
         if "held_out" in row:
             recalls = ", ".join(f"question {name}: {recall:.2f}" for name, recall in row["held_out"].items())
             typer.echo(f"{where}: held-out recall {row['mean']:.2f} ({recalls})")

@@ -51,11 +51,13 @@ class Recipe(_Strict):
 
     reader: ReaderKind
     """`full` and `infini` are the bundled readers; `convert` goes on with a checkpoint whose attention is replaced by Infini-attention."""
+    circuit: Literal["addresses", "votes"] = "addresses"
+    """Of `full`: which structured weights it begins with."""
     seed: int = 0
     corpora: Annotated[list[str], Field(min_length=1)]
     batch_tokens: Count = 8192
-    total_tokens: Count
-    """The learning rate falls to zero over the last `decay` of them."""
+    total_tokens: Annotated[int, Field(ge=0)]
+    """The learning rate falls to zero over the last `decay` of them. With 0 no step is taken: the weights are those it begins with."""
     decay: Share = 0.35
     warmup_steps: Count = 20
     muon_learning_rate: Rate = 0.008

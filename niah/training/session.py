@@ -5,7 +5,7 @@ import pickle
 import signal
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +13,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from niah.engines import EngineError
-from niah.engines.checkpoint import bundled, first_line
+from niah.engines.checkpoint import first_line
 from niah.engines.infini.checkpoint import save_checkpoint
 from niah.errors import UsageError
 from niah.task.corpus import Corpus, open_corpus
 from niah.training.convert import Conversion, ConvertedReader, converted, is_convertible
 from niah.training.episodes import Maker, Niah8k, Script
 from niah.training.frames import FrameNeedles
-from niah.training.full import FullReader
+from niah.training.full import SHAPES, FullReader
 from niah.training.infini import InfiniReader, reader_config
 from niah.training.llama import LlamaShape
 from niah.training.log import Row
@@ -102,7 +101,7 @@ def resolve(wish: Wish) -> tuple[Recipe, str | None]:
     if wish.seed is not None:
         recipe = recipe.model_copy(update={"seed": wish.seed})
     if recipe.reader == "infini":
-        init = init or _bundled_full()
+        init = init or _votes()
     if recipe.reader != wish.reader and (wish.reader, recipe.reader) != ("infini", "convert"):
         raise UsageError(f"the recipe is for the reader {recipe.reader!r}, and {wish.reader!r} is to be trained")
     if recipe.reader == "convert" and init is None:
@@ -135,7 +134,7 @@ def export(folder: Path, out: Path) -> Path:
     recipe = Recipe.model_validate(kept["recipe"])
     weights = _weights(folder)
     if recipe.reader == "full":
-        exports.export_full(weights, LlamaShape(**recipe.model), out)
+        exports.export_full(weights, _shape(recipe), out)
     elif recipe.reader == "infini":
         exports.export_infini(weights, reader_config(**recipe.model), out)
     else:
@@ -149,7 +148,7 @@ def export(folder: Path, out: Path) -> Path:
 def _reader(recipe: Recipe, init: str | None, noise: Noise) -> tuple[Reader, Script | None]:
     try:
         if recipe.reader == "full":
-            return FullReader(LlamaShape(**recipe.model), noise, recipe.seed), None
+            return FullReader(_shape(recipe), noise, recipe.seed, recipe.circuit), None
         if recipe.reader == "infini":
             return InfiniReader(reader_config(**recipe.model), noise, recipe.seed), Niah8k(border=True)
         conversion = Conversion(**recipe.model)
@@ -158,6 +157,10 @@ def _reader(recipe: Recipe, init: str | None, noise: Noise) -> tuple[Reader, Scr
     assert init is not None, "resolve() refuses a conversion of nothing"
     model, script = converted(init, conversion)
     return ConvertedReader(model, script.pad), script
+
+
+def _shape(recipe: Recipe) -> LlamaShape:
+    return replace(SHAPES[recipe.circuit], **recipe.model)
 
 
 def _open(name: str) -> Corpus:
@@ -206,11 +209,17 @@ def _device(asked: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
-def _bundled_full() -> str:
-    try:
-        return bundled("full")
-    except EngineError as error:
-        raise UsageError(f"the infini reader begins with the weights of a full reader: name one with --init ({error})") from None
+VOTES = Path(__file__).parent / "votes"
+"""The weights of a `full` reader with the circuit `votes` (configs/reader-votes.toml). They are in the repository and in no wheel."""
+
+
+def _votes() -> str:
+    if not (VOTES / "model.safetensors").is_file():
+        raise UsageError(
+            "the infini reader begins with a full reader with the circuit votes, whose weights are in niah's repository and not in its "
+            "package: make them (niah train full --recipe reader-votes) and name the training with --init"
+        )
+    return str(VOTES)
 
 
 def _write(path: Path, text: str) -> None:

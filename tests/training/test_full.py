@@ -8,10 +8,10 @@ import torch
 
 from niah.task.prompt import CUE
 from niah.task.tokens import niah_8k_encoding
+from niah.training import parts
 from niah.training.batches import grade
 from niah.training.episodes import BOS, END, EOS, PAD, USER, Shape
-from niah.training.full import BEGIN_WEIGHT, QUESTION_TOKENS, FullReader, token_counts, vocabulary
-from niah.training.llama import LlamaShape
+from niah.training.full import BEGIN_WEIGHT, QUESTION_TOKENS, SHAPES, Circuit, FullReader, token_counts, vocabulary
 from niah.training.muon import LEAST_SIZE, RelativeMuon
 from tests.training.material import SmallReader, makers, noise
 
@@ -36,19 +36,45 @@ def test_what_is_known_of_tokens() -> None:
     assert words.form[one] == words.form[other] != words.form[else_]
 
 
-def test_structured_weights_begin_to_find_and_copy_untrained() -> None:
-    """Far from well, but far from chance (1 in 8,192): the first token, the share of all tokens, and the two steps on the way."""
+@pytest.mark.parametrize(("circuit", "least", "most"), [("votes", (0.1, 0.6, 0.0), (2.0, 1.5)), ("addresses", (0.7, 0.9, 0.5), (1.2, 0.3))])
+def test_structured_weights_find_and_copy_untrained(circuit: Circuit, least: tuple[float, float, float], most: tuple[float, float]) -> None:
+    """The first token, the share of all tokens and of whole sentences (but for how they end), and the two steps on the way."""
     shape = Shape(tokens=384, needles=(1, 1), near_misses=0, real_sentences=0, random_sentences=0, noise="documents", cue_off=0)
-    reader, rng = FullReader(LlamaShape(), noise(), seed=0), random.Random(5)
+    reader, rng = FullReader(SHAPES[circuit], noise(), seed=0, circuit=circuit), random.Random(5)
     episodes = [makers()[1].episode(rng, shape) for _ in range(12)]
     batch = reader.collate(episodes, 384, None)
     with torch.no_grad():
-        marks = grade(reader.logits(batch, virtual_times=1.0), batch)
+        logits = reader.logits(batch, virtual_times=1.0)
+        marks = grade(logits, batch)
         losses = reader.extra_losses(batch)
-    assert marks.first >= 0.1
-    assert marks.token >= 0.6
-    assert losses["retrieve"] < 2.0
-    assert losses["begin"] < 1.5
+    assert marks.first >= least[0]
+    assert marks.token >= least[1]
+    assert losses["retrieve"] < most[0]
+    assert losses["begin"] < most[1]
+    right = logits.argmax(-1) == batch.target
+    # A paragraph's break joins the full stop before it in one token, and is copied with it.
+    whole = [bool(right[batch.answer == answer][:-2].all()) for answer in range(marks.answers)]
+    assert sum(whole) / len(whole) >= least[2]
+
+
+def test_an_address_is_the_same_for_all_words_of_a_sentence_and_for_no_other() -> None:
+    """Cosines of PS with the PO of the sentence's first token, near 1; with those of other sentences' first tokens, well below."""
+    reader, rng = FullReader(SHAPES["addresses"], noise(), seed=0), random.Random(5)
+    shape = Shape(tokens=384, needles=(1, 1), near_misses=0, real_sentences=0, random_sentences=0, noise="documents")
+    batch = reader.collate([makers()[1].episode(rng, shape) for _ in range(4)], 384, None)
+    seen: list[torch.Tensor] = []
+    reader.model.layers[3].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        reader.logits(batch, virtual_times=1.0)
+    for row, stream in enumerate(seen[0]):
+        inside = (batch.needle[row] == 0).nonzero().flatten()
+        inside = inside[inside < int(batch.at[batch.answer == row][0]) % 384]
+        place = torch.nn.functional.normalize(stream[:, parts.PO_PART], dim=-1)
+        sentence = torch.nn.functional.normalize(stream[inside, parts.PS_PART], dim=-1)
+        own = sentence @ place[inside[0]]
+        assert own.median() > 0.95
+        far = torch.cat([place[8 : max(int(inside[0]) - 60, 9)], place[int(inside[-1]) + 60 : 300]])
+        assert (sentence[-1] @ far.T).quantile(0.95) < own.median() - 0.1
 
 
 def test_virtual_length_changes_what_is_read_and_once_is_none() -> None:

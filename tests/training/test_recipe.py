@@ -14,7 +14,7 @@ from niah.training.llama import LlamaShape
 from niah.training.recipe import Recipe, Stage, differences, find_recipe, load_recipe
 from tests.training.material import recipe
 
-SHIPPED = ("reader-full", "reader-full-2", "reader-infini", "convert-infini")
+SHIPPED = ("reader-full", "reader-votes", "reader-votes-2", "reader-infini", "convert-infini")
 GOOD = 'reader = "full"\ncorpora = ["builtin/legal"]\ntotal_tokens = 1000\n[[stages]]\ntokens = 1000\nlengths = [256]\n'
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from niah.engines.checkpoint import bundled
 from niah.engines.infini.attention import Watch
 from niah.training.batches import collate
 from niah.training.episodes import Episode, Maker, Niah8k, Shape
 from niah.training.frames import FrameNeedles
 from niah.training.infini import InfiniReader, reader_config
 from niah.training.llama import Llama, LlamaShape
+from niah.training.session import VOTES
 from tests.training.material import noise
 
 pytest.importorskip("safetensors", reason="safetensors is not installed: pip install 'niah[local]'")
@@ -26,7 +26,7 @@ DELAY = 32
 def full() -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    return {name.removeprefix("model."): tensor.float() for name, tensor in load_file(f"{bundled('full')}/model.safetensors").items()}
+    return {name.removeprefix("model."): tensor.float() for name, tensor in load_file(f"{VOTES}/model.safetensors").items()}
 
 
 @pytest.fixture(scope="module")

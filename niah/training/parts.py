@@ -1,0 +1,98 @@
+"""The stream of the circuit with addresses (niah/training/addresses.py): its parts, and heads that work on them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niah.training.llama import Attention
+from niah.training.structure import Head, orthogonal
+
+I_PART, N_PART, B_PART = slice(0, 96), slice(96, 168), slice(168, 228)
+PO_PART, PS_PART, PV_PART, PA_PART = slice(228, 240), slice(240, 252), slice(252, 264), slice(264, 276)
+E_AT, E1_AT, SHORT_AT, SHORT2_AT, GLUED_AT, BOS_AT, ASK_AT, RARE_AT, ONE_AT, FOUND_AT, FIRST_AT, START_AT = range(276, 288)
+F_AT, ASKED_AT, START1_AT = (288, 289, 290), 291, 292
+D_MODEL, RATIO = 304, 2.9
+"""Of the frequencies of neighbouring pairs: no multiple of one is one of another."""
+CODE, GRAM, PREVIOUS, PLACE = 96, 60, 72, 12
+
+
+class CircuitHead(Head):
+    """One head's rows, empty to begin with. Its last free dimension is for finding nothing."""
+
+    def __init__(self, attention: Attention, number: int, given: "Given"):
+        half = torch.arange(0, attention.head_dim, 2, dtype=torch.float64) / attention.head_dim
+        super().__init__(attention, number, attention.rope_theta**-half)
+        self.given = given
+        self.clear()
+
+    def at_distance(self, strengths: Mapping[int, float], offset: float = 0.0) -> "CircuitHead":
+        """Adds strength * cos(f * (distance - offset)) for each pair, of frequency f."""
+        for pair, strength in strengths.items():
+            size, phase = math.sqrt(strength) * self.scale, float(self.frequencies[pair]) * offset
+            self.q_bias[pair], self.q_bias[pair + self.half] = size * math.cos(phase), -size * math.sin(phase)
+            self.k_bias[pair] = size
+        return self
+
+    def alike(self, start: int, query: Tensor, key: Tensor, strength: float) -> int:
+        """Adds strength * (query x) (key y) in the free dimensions from `start` on; the one behind them."""
+        self.like(self.free[start : start + len(query)], query, key, strength, self.given.size)
+        return start + len(query)
+
+    def prefers(self, at: int, keys: dict[int, float]) -> None:
+        self.wants(int(self.free[at]), keys, self.given.size)
+
+    def carries(self, part: slice, to: slice, times: float, start: int = 0) -> "CircuitHead":
+        self.takes(part, to, start, times, self.given.size)
+        return self
+
+    def or_nothing(self, strength: float) -> Tensor:
+        """What the first token's score is; the query's row [d_model], to add to. There is nothing to be taken there."""
+        for rows in (self.k, self.v):
+            rows[:, BOS_AT] -= (rows @ self.given.first) / self.given.first[BOS_AT]
+        at, size = int(self.free[-1]), self.given.size
+        self.k[at, BOS_AT] += self.scale / self.given.first[BOS_AT]
+        self.q[at, ONE_AT] = strength * self.scale / size[ONE_AT]
+        return self.q[at]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """An attention's input: what a mark or a code of 1 is there (`size` [d_model]), the first token's, and all of it [b, t, d_model]."""
+
+    size: Tensor
+    first: Tensor
+    x: Tensor
+
+
+class Codes:
+    """The fixed random maps between parts of the stream."""
+
+    def __init__(self, random: torch.Generator):
+        self._random = random
+        self.previous = orthogonal(PREVIOUS, CODE, random) * math.sqrt(CODE / PREVIOUS)
+        self.turn = orthogonal(GRAM, GRAM, random)
+        self.entry = orthogonal(GRAM, CODE, random) * math.sqrt(CODE / GRAM)
+        self.back = self.previous.T * PREVIOUS / CODE
+
+    def grams(self, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Query and key of the last token, the one before and the one before that, each in so many dimensions of its own."""
+        n, b = (orthogonal(count, size, self._random) * math.sqrt(size / count) for count, size in ((sizes[0], PREVIOUS), (sizes[1], GRAM)))
+        pairs = [
+            (placed((n @ self.previous, I_PART)), placed((n, N_PART))),
+            (placed((b @ self.turn @ self.entry @ self.back, N_PART)), placed((b, B_PART))),
+        ]
+        if len(sizes) > 2:
+            third = orthogonal(sizes[2], GRAM, self._random) * math.sqrt(GRAM / sizes[2])
+            pairs.append((placed((third @ self.turn, B_PART)), placed((third, B_PART))))
+        return pairs
+
+
+def placed(*parts: tuple[Tensor, slice]) -> Tensor:
+    """Rows [n, d_model] with each part in its place."""
+    rows = torch.zeros(len(parts[0][0]), D_MODEL)
+    for part, at in parts:
+        rows[:, at] = part
+    return rows
