@@ -52,7 +52,9 @@ class FullReader:
         return collate(episodes, tokens, positions=positions)
 
     def logits(self, batch: Batch, *, virtual_times: float) -> Tensor:
-        mask = repetition_mask(batch.needle == -1, virtual_times).to(torch.bfloat16) if virtual_times > 1 else None
+        device = batch.ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        mask = repetition_mask(batch.needle == -1, virtual_times).to(dtype) if virtual_times > 1 else None
         self._mask = mask
         hidden = self.model(batch.ids, batch.positions, mask)
         return self.model.logits(hidden.flatten(0, 1)[batch.at])
