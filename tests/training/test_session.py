@@ -18,7 +18,8 @@ from niah.engines.infini.checkpoint import load_checkpoint
 from niah.errors import UsageError
 from niah.training import log
 from niah.training import train as module
-from niah.training.llama import Llama, LlamaShape
+from niah.training.addresses import SHAPE
+from niah.training.llama import Llama
 from niah.training.session import Wish, export, resolve
 from tests.engines.checkpoints import changed, tiny
 
@@ -86,7 +87,7 @@ def test_a_training_is_interrupted_resumed_and_exported(monkeypatch: pytest.Monk
     assert "held-out recall" in told
     assert [row["step"] for row in log.read(Path("run/log.jsonl"))] == [5, 6]
     model = AutoModelForCausalLM.from_pretrained("run/checkpoint", dtype=torch.float32)
-    ours = Llama(LlamaShape())
+    ours = Llama(SHAPE)
     best = torch.load("run/best.pt", weights_only=True)
     # In half precision, as they are stored.
     ours.load_state_dict({name: tensor.bfloat16().float() for name, tensor in best.items()})
