@@ -81,18 +81,22 @@ def builtin_names() -> list[str]:
 
 
 def _builtin(name: str) -> Corpus:
-    from niah.task.grammar import Grammar
-
     domain = name.removeprefix("builtin/")
     path = resources.find("haystacks", f"grammars/{domain}.toml") if name in builtin_names() else None
     if path is None:
         raise UsageError(f"corpus {name!r} is unknown; {did_you_mean(name, builtin_names())}")
-    content = path.read_bytes()
     try:
-        data = tomllib.loads(content.decode())
-        grammar, about = Grammar.load(domain, data), f"built in: {data.get('about', 'generated text, unlimited')}"
+        return _written(domain, path.read_bytes())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} is no valid TOML: {error}") from None
+
+
+@lru_cache(maxsize=8)  # compiling a grammar takes a tenth of a second, and a process may ask for the same corpus many times
+def _written(domain: str, content: bytes) -> Corpus:
+    from niah.task.grammar import Grammar
+
+    data = tomllib.loads(content.decode())
+    grammar = Grammar.load(domain, data)
 
     @lru_cache(maxsize=2 * BLOCK)  # a sweep comes back to the same documents with every reshuffle
     def document(number: int) -> Document:
@@ -100,7 +104,8 @@ def _builtin(name: str) -> Corpus:
         return Document(id=f"{domain}-{number}", title=title, text=text)
 
     fingerprint = hashlib.sha256(b"grammar 2 " + content).hexdigest()[:16]
-    return Corpus(name=name, fingerprint=fingerprint, size=None, about=about, document=document)
+    about = f"built in: {data.get('about', 'generated text, unlimited')}"
+    return Corpus(name=f"builtin/{domain}", fingerprint=fingerprint, size=None, about=about, document=document)
 
 
 def _snapshot(name: str) -> Corpus:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,11 +70,15 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 def niah_8k_encoding() -> Any:
     """The `tiktoken.Encoding` of niah-8k, special tokens included (ids 8184 to 8191)."""
+    return _niah_8k_encoding(_NIAH_8K.read_bytes())
+
+
+@lru_cache(maxsize=2)
+def _niah_8k_encoding(content: bytes) -> Any:
     import tiktoken
 
     # Not tiktoken's own loader: it keeps a copy in a shared temporary folder, and would serve that when the file has changed.
-    lines = (line.split() for line in _NIAH_8K.read_bytes().splitlines())
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, content.splitlines())}
     special = {token: NIAH_8K_RANKS + i for i, token in enumerate(NIAH_8K_SPECIAL)}
     return tiktoken.Encoding("niah-8k", pat_str=NIAH_8K_PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
