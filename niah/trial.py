@@ -117,10 +117,14 @@ class Trial:
         fields = dict(data)
         fields["needles"] = tuple(fields["needles"])
         fields["depths"] = tuple(fields["depths"])
-        fields["sampling"] = Sampling(**fields["sampling"])
-        fields["fingerprints"] = Fingerprints(**fields["fingerprints"])
+        fields["sampling"] = _sampling(**fields["sampling"])
+        fields["fingerprints"] = _fingerprints(**fields["fingerprints"])
         return cls(**fields)
 
+
+# The trials of a run share these; a report reads 100,000 of them. typed: 0 and 0.0 are other bytes.
+_sampling = lru_cache(maxsize=256, typed=True)(Sampling)
+_fingerprints = lru_cache(maxsize=256, typed=True)(Fingerprints)
 
 _SHARED = (
     *("corpus", "cue", "distractors", "haystack", "length", "fitted_length", "seed", "template", "tokenizer"),

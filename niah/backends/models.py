@@ -107,6 +107,8 @@ def _rates(capabilities: Capabilities, input_tokens: int, batch: bool) -> list[P
     """The prices of the tiers up to a prompt's length; the last one bills it. Empty where prices are unknown."""
     if capabilities.prices is None or (batch and capabilities.batch is None):
         return []
+    if not capabilities.tiers:  # as of most models; a report asks for every answer
+        return [_rate(capabilities.prices, (capabilities.batch or Prices()) if batch else None)]
     tiers = [(0, capabilities.prices, capabilities.batch)]
     tiers += sorted(((tier.above_tokens, tier.prices, tier.batch) for tier in capabilities.tiers), key=lambda tier: tier[0])
     return [

@@ -101,8 +101,8 @@ def numbered(labels: Clusters) -> "NDArray[Any]":
 
     if isinstance(labels, numpy.ndarray):
         return labels
-    numbers: dict[Hashable, int] = {}
-    return numpy.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), dtype=numpy.int64, count=len(labels))
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return numpy.fromiter(map(numbers.__getitem__, labels), dtype=numpy.int64, count=len(labels))
 
 
 def flip_test(differences: Sequence[float], clusters: Clusters) -> float:

@@ -6,6 +6,7 @@ equal values: trials stand in the order of their cells, whatever the order in wh
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 from niah.report.labels import depth_labels, length_labels
@@ -111,7 +112,7 @@ class Details:
             needles=record.trial.fingerprints.needles,
             text=self._texts.setdefault(short, short),
             why=record.error.kind if record.error else score.why if score else "",
-            found="".join(map(str, map(int, score.found))) if score else "",
+            found=_found(score.found) if score else "",
             stop=reply.stop if reply else "",
             served=reply.model if reply else "",
             tokens=record.tokens,
@@ -126,6 +127,11 @@ class Details:
     def _score(self, record: Record) -> Score | None:
         wanted = (score for score in record.scores if self._scorer in (None, score.scorer))
         return next(wanted, None)
+
+
+@lru_cache(maxsize=1024)
+def _found(facts: tuple[bool, ...]) -> str:
+    return "".join("1" if each else "0" for each in facts)
 
 
 def shortened(text: str) -> str | tuple[str, int, str]:

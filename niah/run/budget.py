@@ -8,7 +8,7 @@ seen so far with a tenth on top; before the first answer it is twice the planned
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from niah.backends.models import Capabilities, cost_dollars, most_dollars
 from niah.errors import BudgetError, RetryableError, UsageError
@@ -69,8 +69,9 @@ class Meter:
         usage = reply.usage
         given = usage.input if usage.input is not None else prompt_tokens
         answer = usage.output if usage.output is not None else cap
-        full = Usage(input=given, cached=usage.cached, output=answer, reasoning=usage.reasoning, cache_write=usage.cache_write)
-        dollars = cost_dollars(full, self.capabilities, batch=discounted, cache_write_tokens=usage.cache_write or 0)
+        if usage.input is None or usage.output is None:
+            usage = replace(usage, input=given, output=answer)
+        dollars = cost_dollars(usage, self.capabilities, batch=discounted, cache_write_tokens=usage.cache_write or 0)
         return Spend(dollars=dollars or 0.0, tokens=given + answer)
 
     def spent(self, record: Record, *, batch: bool = False) -> Spend:
