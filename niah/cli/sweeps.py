@@ -322,11 +322,8 @@ def _tell(swept: "Swept", console: "Console", *, resume: str) -> int:
         return _measured(swept)
     if swept.stopped is not None:
         print(f"error: {swept.stopped}", file=sys.stderr)
-    left = (
-        f"{swept.missing + swept.failed:,} trials are left"
-        if not swept.failed
-        else f"{swept.missing:,} trials are missing, {swept.failed:,} failed"
-    )
+    trials = "1 trial is" if swept.missing == 1 else f"{swept.missing:,} trials are"
+    left = f"{trials} missing, {swept.failed:,} failed" if swept.failed else f"{trials} left"
     if swept.why and swept.stopped is None:
         print(f"error: {swept.why}", file=sys.stderr)
     console.print(f"{left}; everything answered is kept. To go on:\n  {resume}", markup=False, soft_wrap=True)

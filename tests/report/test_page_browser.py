@@ -265,6 +265,17 @@ def test_tables_have_captions_and_heads(watched: Watched, shown: tuple[Path, Res
     assert tab.evaluate("document.documentElement.lang") == "en"
 
 
+def test_one_trial_is_no_trials(watched: Watched, tmp_path: Path) -> None:
+    kept, details = [record()], Details()
+    details.add(kept[0], None)
+    (tmp_path / "one.html").write_bytes(page_of(page_data(aggregate(kept), details, Texts(needles={}))))
+    tab = watched.open(tmp_path / "one.html")
+    tab.get_by_role("button", name="List trials").click()
+    said = tab.locator("main").inner_text()
+    assert "recall 1.000, 1 trial" in said and "1 trial. A needle's name" in said
+    assert "1 trials" not in said + "".join(read(tab).values())
+
+
 def test_dark_narrow_and_printed(watched: Watched, shown: tuple[Path, Results]) -> None:
     """No page is wider than a phone; the dark one is dark; what is printed has the numbers and no controls."""
     tab = watched.open(shown[0])

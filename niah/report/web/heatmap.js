@@ -23,8 +23,7 @@ function told(data, filter, tally, length, depth) {
   } else if (filter.outcome) {
     lines.push(`${filter.outcome}: ${recallLabel(tally.share)} (${tally.counted} of ${tally.of} asked)`, `95% interval ${intervalLabel(tally.low, tally.high)}`);
   } else {
-    const trials = tally.trials === 1 ? "1 trial" : `${number(tally.trials)} trials`;
-    lines.push(`recall ${recallLabel(tally.share)}`, `95% interval ${intervalLabel(tally.low, tally.high)}`, trials);
+    lines.push(`recall ${recallLabel(tally.share)}`, `95% interval ${intervalLabel(tally.low, tally.high)}`, counted(tally.trials));
   }
   if (tally?.lostCount) lines.push(`not scored: ${lostLabel(tally.lost)}`);
   if (tally?.missing) lines.push(`${number(tally.missing)} missing of ${number(tally.planned)} planned`);
@@ -100,7 +99,7 @@ function panelOf(data, filter, series, cells, pooled, on) {
   steer(table);
   const first = table.querySelector("td");
   if (first) first.tabIndex = 0;
-  const of = filter.outcome ? `${filter.outcome} ${recallLabel(pooled.share, 3)} of ${number(pooled.of)} asked` : `recall ${recallLabel(pooled.share, 3)}, ${number(pooled.trials)} trials`;
+  const of = filter.outcome ? `${filter.outcome} ${recallLabel(pooled.share, 3)} of ${number(pooled.of)} asked` : `recall ${recallLabel(pooled.share, 3)}, ${counted(pooled.trials)}`;
   return el("figure", { class: "panel" }, el("figcaption", {}, el("h3", { id }, name), el("p", {}, pooled.of ? of : "no scored trial")),
     el("div", { class: "scroll" }, table), el("p", { class: "axis" }, "context length (tokens)"));
 }

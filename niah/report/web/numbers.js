@@ -130,3 +130,8 @@ function dollarsLabel(amount) {
 function number(value) {
   return value === null || value === undefined ? "-" : value.toLocaleString("en");
 }
+
+/** A number of trials, in words. */
+function counted(trials) {
+  return `${number(trials)} ${trials === 1 ? "trial" : "trials"}`;
+}

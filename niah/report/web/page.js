@@ -166,7 +166,7 @@ async function carried(text) {
 function progress() {
   const planned = data.series.reduce((sum, one) => sum + one.summary.missing, 0);
   const asked = data.trials.series.length;
-  return asked ? `${number(asked)} trials, ${planned ? `${number(planned)} still missing` : "none is missing"}` : "Waiting for the first answer.";
+  return asked ? `${counted(asked)}, ${planned ? `${number(planned)} still missing` : "none is missing"}` : "Waiting for the first answer.";
 }
 
 /** Ask the server for what is new, again and again; the longer that takes, the more seldom. */

@@ -29,7 +29,7 @@ function listOf(data, found, title, shown, on) {
   const more = found.length - shown;
   return [
     el("div", { class: "bar-of" }, el("h2", { id: "list-title", tabindex: -1 }, title), el("button", { type: "button", "data-at": "list/close", onclick: on.close }, "Close")),
-    found.length ? tableOf(`${number(found.length)} ${found.length === 1 ? "trial" : "trials"}. A needle's name opens its trial.`, head, rows) : el("p", {}, "No trial is here."),
+    found.length ? tableOf(`${counted(found.length)}. A needle's name opens its trial.`, head, rows) : el("p", {}, "No trial is here."),
     more > 0 ? el("button", { type: "button", "data-at": "list/more", onclick: on.more }, `Show ${number(Math.min(more, ROWS))} of ${number(more)} more`) : null,
   ];
 }
