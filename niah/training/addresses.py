@@ -38,6 +38,7 @@ from niah.training.parts import (
     ASK_AT,
     ASKED_AT,
     B_PART,
+    BEFORE,
     BOS_AT,
     CODE,
     D_MODEL,
@@ -48,7 +49,10 @@ from niah.training.parts import (
     FOUND_AT,
     GLUED_AT,
     I_PART,
+    MARK,
+    MARKS,
     N_PART,
+    ONE,
     ONE_AT,
     PA_PART,
     PLACE,
@@ -76,8 +80,6 @@ SHAPE = LlamaShape(
 REACH_TOKENS = 40_960
 """Up to here the codes of positions were fitted."""
 _BOS, _ASSISTANT, _END = 8184, 8189, 8190
-_FLAG, _ONE = 0.3, 2.5
-"""How large marks are beside a code of 1. Small marks and a large constant keep the norm in front of a layer alike for all tokens."""
 _PLACES = (2, 3, 4, 5, 6, 7)
 """Pairs whose cosines and sines make an address: they turn once in 53 to 10,800 tokens."""
 BACK = {0: 10.0, 1: 10.0, 2: 6.0} | dict.fromkeys(range(3, 10), 4.0)
@@ -86,7 +88,8 @@ SENTENCE = {3: 6.0} | dict.fromkeys(range(4, 11), 20.0)
 QUESTION = {3: 9.0, 4: 24.0, 5: 16.0} | dict.fromkeys(range(6, 11), 12.0)
 """Strengths of nearness by pair: of a look back, a window of 40 tokens, a sentence, a question. Slow pairs keep far tokens out."""
 HERE, MATCH, NO_MATCH, RARE, FOUND, ASK = 45.0, 80.0, 52.0, 5.5, 12.0, 24.0
-GRAMS, ADDRESS, NO_COPY, BEGIN, NO_BEGIN, FIRST, SECOND = (40.0, 35.0, 30.0), 120.0, 45.0, 42.0, 45.0, 170.0, 25.0
+GRAM_SIZES, GRAMS = (28, 32), (40.0, 50.0)
+ADDRESS, NO_COPY, BEGIN, NO_BEGIN, FIRST, SECOND = 120.0, 45.0, 42.0, 45.0, 170.0, 25.0
 TO_BEGIN = 220.0
 COPY_TIMES, BEGIN_TIMES, END_TIMES = 10.0, 8.0, 40.0
 _ANCHOR, _SWING = 25.0, 0.35
@@ -146,11 +149,11 @@ def _embed(model: Llama, signs: Signs, random: torch.Generator) -> Tensor:
     embedding = torch.zeros(size, D_MODEL)
     embedding[:, I_PART] = code
     for told, at in ((words.boundary, E_AT), (words.short, SHORT_AT), (signs.glued, GLUED_AT), (words.asking, ASK_AT)):
-        embedding[told, at] = _FLAG
-    embedding[words.boundary & ~signs.full_stop, E_AT] = 2 * _FLAG
-    embedding[:, RARE_AT] = _FLAG * rarities(words.counts).masked_fill(words.ordinary | words.asking | words.boundary, -0.8)
-    embedding[_BOS:, RARE_AT] = -0.8 * _FLAG
-    embedding[:, ONE_AT] = _ONE
+        embedding[told, at] = MARK
+    embedding[words.boundary & ~signs.full_stop, E_AT] = 2 * MARK
+    embedding[:, RARE_AT] = MARK * rarities(words.counts).masked_fill(words.ordinary | words.asking | words.boundary, -0.8)
+    embedding[_BOS:, RARE_AT] = -0.8 * MARK
+    embedding[:, ONE_AT] = ONE
     embedding[_ASSISTANT, FIRST_AT] = 1.0
     embedding[_BOS] = 0.0
     embedding[_BOS, BOS_AT] = 1.0
@@ -173,9 +176,9 @@ def _watched(model: Llama, norm: nn.Module, sample: Tensor) -> tuple[Tensor, Ten
 
 def _units(stream: Tensor) -> Tensor:
     size = torch.full((D_MODEL,), float(stream[:, 1:].square().mean(-1).rsqrt().mean()))
-    size[[E_AT, E1_AT, SHORT_AT, SHORT2_AT, GLUED_AT, RARE_AT, FOUND_AT, START_AT, START1_AT, *F_AT]] *= _FLAG
-    size[PV_PART.start : PA_PART.stop] *= _FLAG
-    size[ONE_AT] *= _ONE
+    for part in MARKS:
+        size[part] *= MARK
+    size[ONE_AT] *= ONE
     return size
 
 
@@ -194,18 +197,18 @@ def _mark_starts(model: Llama, sample: Tensor) -> None:
         for at, strength in ((E1_AT, 12.0), (GLUED_AT, -12.0), (SHORT2_AT, -12.0), (ONE_AT, -least)):
             gate[neuron, at] = strength / size[at]
         up[neuron, ONE_AT] = 1 / size[ONE_AT]
-        down[START_AT, neuron] = sign * _FLAG / 6
+        down[START_AT, neuron] = sign * MARK / 6
 
 
 def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
-    told = (codes.previous, N_PART), (codes.turn @ codes.entry, B_PART), (0.5 * codes.turn @ codes.turn @ codes.entry, B_PART)
+    told = (codes.previous, N_PART), (codes.turn @ codes.entry, B_PART), (BEFORE * codes.turn @ codes.turn @ codes.entry, B_PART)
     for back, (head, (rows, part)) in enumerate(zip(heads[:3], told, strict=True), start=1):
         head.at_distance(BACK, back)
         head.v[: len(rows), I_PART] = rows / head.given.size[I_PART]
         head.o[part, : len(rows)] = torch.eye(len(rows))
-        head.v[80, BOS_AT], head.o[F_AT[back - 1], 80] = 1 / head.given.first[BOS_AT], _FLAG
+        head.v[80, BOS_AT], head.o[F_AT[back - 1], 80] = 1 / head.given.first[BOS_AT], MARK
     for head, at, to in ((heads[0], E_AT, E1_AT), (heads[1], SHORT_AT, SHORT2_AT)):
-        head.carries(_one(at), _one(to), _FLAG, 81)
+        head.carries(_one(at), _one(to), MARK, 81)
     heads[3].at_distance(WINDOW).carries(_one(ASK_AT), _one(ASKED_AT), 6.0)
 
 
@@ -262,7 +265,7 @@ def _early(model: Llama, sample: Tensor) -> Tensor:
     for position, (own, before) in enumerate(zip(F_AT, (BOS_AT, *F_AT), strict=False), start=1):
         angle = position * frequencies
         wanted = torch.stack([angle.cos(), angle.sin()], 1).flatten() / math.sqrt(len(_PLACES))
-        lack = (wanted - stream[:, position, PO_PART].mean(0)) * _FLAG / stream[:, position, own].mean()
+        lack = (wanted - stream[:, position, PO_PART].mean(0)) * MARK / stream[:, position, own].mean()
         lacking[:, own] += lack
         lacking[:, before] -= lack
     return lacking
@@ -273,17 +276,17 @@ def _find_start(heads: list[CircuitHead], early: Tensor) -> None:
     head.v[:PLACE] += early / head.given.size
     head.prefers(0, {START_AT: HERE})
     head.or_nothing(0.0)
-    heads[1].at_distance(BACK, 1).carries(_one(START_AT), _one(START1_AT), _FLAG).or_nothing(0.0)
+    heads[1].at_distance(BACK, 1).carries(_one(START_AT), _one(START1_AT), MARK).or_nothing(0.0)
 
 
 def _find_word(heads: list[CircuitHead], codes: Codes) -> None:
-    head = heads[0].carries(PS_PART, PV_PART, _FLAG).carries(_one(ONE_AT), _one(FOUND_AT), _FLAG, PLACE)
+    head = heads[0].carries(PS_PART, PV_PART, MARK).carries(_one(ONE_AT), _one(FOUND_AT), MARK, PLACE)
     head.alike(0, placed((codes.previous, I_PART)), placed((torch.eye(PREVIOUS), N_PART)), MATCH)
     head.or_nothing(NO_MATCH)
 
 
 def _vote(heads: list[CircuitHead]) -> None:
-    head = heads[0].at_distance(QUESTION, 18).carries(PV_PART, PA_PART, _FLAG)
+    head = heads[0].at_distance(QUESTION, 18).carries(PV_PART, PA_PART, MARK)
     head.prefers(0, {RARE_AT: RARE, ASKED_AT: ASK, FOUND_AT: FOUND})
     head.or_nothing(0.0)
 
@@ -294,9 +297,9 @@ def _answer(heads: list[CircuitHead], codes: Codes, marks: tuple[Tensor, Tensor]
     begun[0, START1_AT] = 1.0
     asked, sentence, here = (placed((torch.eye(PLACE), part)) for part in (PA_PART, PS_PART, PO_PART))
     size = heads[0].given.size
-    for head, sizes in zip((*heads[:2], heads[3]), ((34, 26), (24, 20, 16), (24, 20, 16)), strict=True):
+    for head in (*heads[:2], heads[3]):
         at = 0
-        for (query, key), strength in zip(codes.grams(sizes), GRAMS, strict=False):
+        for (query, key), strength in zip(codes.grams(GRAM_SIZES), GRAMS, strict=True):
             at = head.alike(at, query, key, strength)
         at = head.alike(at, asked, sentence, ADDRESS)
         head.alike(at, second, begun, SECOND)

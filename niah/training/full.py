@@ -1,30 +1,25 @@
-"""The `full` reader: a standard Llama with structured initial weights, saved as an ordinary Hugging Face folder.
-
-Two circuits can be its beginning: `addresses`, and the older `votes`, on which the infini reader is grafted.
-"""
+"""The `full` reader: a standard Llama with structured initial weights, saved as an ordinary Hugging Face folder."""
 
 import random
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from niah.task.prompt import CUE
 from niah.task.tokens import NIAH_8K_RANKS, niah_8k_encoding
-from niah.training import addresses, structure
+from niah.training import addresses
 from niah.training.batches import Batch, collate, drawn_positions
 from niah.training.episodes import BOS, END, EOS, USER, Episode, Maker, Shape
 from niah.training.frames import FrameNeedles
 from niah.training.llama import Attention, Llama, LlamaShape, repetition_mask
 from niah.training.noise import Noise
+from niah.training.structure import Vocabulary
 
 BEGIN_WEIGHT = 0.5
 QUESTION_TOKENS = 64
-Circuit = Literal["addresses", "votes"]
-SHAPES: Mapping[Circuit, LlamaShape] = {"addresses": addresses.SHAPE, "votes": LlamaShape()}
-_LOOKING: Mapping[Circuit, int] = {"addresses": 2, "votes": 1}
+_LOOKING = 2
 """The layer whose first head looks at the beginning of its sentence; those of the next two find words and ask."""
 _SAMPLE = Shape(tokens=512, needles=(1, 3))
 
@@ -32,17 +27,13 @@ _SAMPLE = Shape(tokens=512, needles=(1, 3))
 class FullReader:
     """A `Reader` (niah/training/train.py)."""
 
-    def __init__(self, shape: LlamaShape, noise: Noise, seed: int, circuit: Circuit = "addresses"):
+    def __init__(self, shape: LlamaShape, noise: Noise, seed: int):
         self.model = Llama(shape)
-        self.reach_tokens = addresses.REACH_TOKENS if circuit == "addresses" else shape.max_position_embeddings
-        self._looking = _LOOKING[circuit]
+        self.reach_tokens = addresses.REACH_TOKENS
         self._mask: Tensor | None = None
         rng, maker = random.Random(seed), Maker(FrameNeedles(), noise)
         sample = collate([maker.episode(rng, _SAMPLE) for _ in range(8)], _SAMPLE.tokens).ids
-        if circuit == "addresses":
-            addresses.initialise(self.model, signs(noise, seed), sample, seed)
-        else:
-            structure.initialise(self.model, vocabulary(noise, seed), sample, seed)
+        addresses.initialise(self.model, signs(noise, seed), sample, seed)
 
     def begin(self, weights: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(weights)
@@ -64,9 +55,9 @@ class FullReader:
         from there its beginning is.
         """
         layers = self.model.attentions()
-        if len(layers) < self._looking + 3:
+        if len(layers) < _LOOKING + 3:
             return {}  # too few layers for the structured weights, whose heads these are
-        start, find, ask = layers[self._looking : self._looking + 3]
+        start, find, ask = layers[_LOOKING : _LOOKING + 3]
         starts = torch.cat([torch.ones_like(batch.answer[:1]), batch.answer[1:] - batch.answer[:-1]]).nonzero().flatten()
         asking = batch.at[starts] % batch.ids.shape[1]
         inside = batch.needle[batch.row] == batch.asked[:, None]
@@ -126,7 +117,8 @@ def token_counts(noise: Noise, seed: int, sentences: int = 20_000) -> Tensor:
 
 _SHORT = re.compile(rb"[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Mt|Sen|Gov|Gen|Jr|No|vs?|Inc|Co|Corp|Ltd|cf|al|e\.g|i\.e|[A-Z]\.[A-Z]")
 """A full stop behind these rather shortens them than ends a sentence."""
-_ASKING = frozenset(b"what which who whose whom how when where why tell name".split())
+_ASKING = frozenset(b"what which who whose whom how when where why tell name wh".split())
+"""niah-8k writes What and Which at a beginning as Wh and a rest."""
 
 
 _GLUED = re.compile(rb"[0-9a-z,;:.!?)'\"%-]")
@@ -143,7 +135,7 @@ def signs(noise: Noise, seed: int) -> addresses.Signs:
     return addresses.Signs(words=vocabulary(noise, seed), glued=torch.tensor(glued), full_stop=full_stop, cue=(before, last))
 
 
-def vocabulary(noise: Noise, seed: int) -> structure.Vocabulary:
+def vocabulary(noise: Noise, seed: int) -> Vocabulary:
     """What the structured weights take into account of each token."""
     encoding = niah_8k_encoding()
     texts = [encoding.decode_single_token_bytes(token) for token in range(NIAH_8K_RANKS)]
@@ -156,7 +148,7 @@ def vocabulary(noise: Noise, seed: int) -> structure.Vocabulary:
     ordinary = torch.zeros(8192, dtype=torch.bool)
     ordinary[torch.tensor(encoding.encode_ordinary(CUE + " " + CUE))] = True
     short = torch.tensor([bool(_SHORT.fullmatch(text.strip())) for text in texts] + [False] * len(special))
-    return structure.Vocabulary(
+    return Vocabulary(
         counts=token_counts(noise, seed), boundary=torch.tensor(ends), asking=torch.tensor(asks), ordinary=ordinary, short=short,
         form=torch.tensor(form),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The `infini` reader: it begins with the weights of `full`, and learns what to write into memory and what to ask of it."""
+"""The `infini` reader: the weights of `full`, and heads that file in memory and ask of it (niah/training/filing.py)."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,54 +6,67 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from niah.engines.infini.attention import Watch
 from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.model import InfiniModel, ModelConfig, States
 from niah.task.tokens import NIAH_8K_RANKS, niah_8k_encoding
-from niah.training import structure_infini
+from niah.training import filing
+from niah.training.addresses import SHAPE
 from niah.training.batches import TurnBatch, collate, collate_turns
 from niah.training.episodes import END, Episode, Maker, Shape
+from niah.training.filing import SEGMENT
 from niah.training.frames import FrameNeedles
-from niah.training.llama import LlamaShape
 from niah.training.noise import Noise
+from niah.training.parts import RATIO
 
-TRAINED_SEGMENTS = (256, 512, 2304)
+TRAINED_SEGMENTS = (256, 512, SEGMENT)
 """Mostly short ones, so that short texts have many."""
 WRITE_WEIGHT, OPEN_WEIGHT = 0.1, 0.01
-_SAMPLE = Shape(tokens=1024, needles=(1, 1), question_first=1.0, noise="documents")
+FEATURES = {4: (8192, 8), 5: (64, 1), 6: (16384, 64)}
+"""Of the layers with a memory: how many features a key has, in how many groups."""
+_SAMPLE = Shape(tokens=1024, needles=(1, 1), question_first=0.5, noise="documents")
 
 
-def reader_config(segment_tokens: int = 2304, features: int = 2048) -> ModelConfig:
-    """The full reader's layers without the heads that it does not use, with some that judge, and two with a memory in the last."""
-    shape = LlamaShape()
+def reader_config(segment_tokens: int = SEGMENT, features: float = 1.0) -> ModelConfig:
+    """The full reader's layers and one more, without the heads that it does not use, with some that judge, and with memories.
+
+    `features`: times as many of them as `FEATURES` says.
+    """
     common: dict[str, Any] = {
-        "d_model": structure_infini.D_MODEL, "head_dim": shape.head_dim, "segment_tokens": segment_tokens, "rope_theta": shape.rope_theta,
-        "attention_bias": True, "value_bias": True, "output_bias": True, "sink_tokens": 96, "overlap_tokens": 128,
+        "d_model": filing.D_MODEL, "head_dim": SHAPE.head_dim, "segment_tokens": segment_tokens, "rope_theta": SHAPE.rope_theta,
+        "attention_bias": True, "sink_tokens": 96, "overlap_tokens": 128,
     }  # fmt: skip
-    *judging, last = structure_infini.LOCAL_HEADS
-    local = tuple(InfiniConfig(**common, heads=heads, memory_heads=0) for heads in judging)
-    memory = InfiniConfig(
-        **common, heads=last + 2, memory_heads=2, beta=(5.0, 5.0), write_gate=True, write_delay_tokens=32, conv_width=4,
-        conv_memory_only=True, feature_map="softmax", feature_count=features, feature_groups=8,
-        feature_scale=8.0, feature_seed=1,
-    )  # fmt: skip
+    remembers: dict[str, Any] = {
+        "memory_alone": True, "write_gate": True, "write_pool": True, "write_least": 0.02, "read_gate": True, "feature_map": "softmax",
+        "feature_scale": 6.0,
+    }  # fmt: skip
+    layers: list[InfiniConfig] = []
+    for number, (local, memory) in enumerate(zip(filing.LOCAL_HEADS, filing.MEMORY_HEADS, strict=True)):
+        own: dict[str, Any] = {"heads": local + memory, "memory_heads": memory}
+        if memory:
+            count, groups = FEATURES[number]
+            own |= remembers | {"feature_count": int(count * features), "feature_groups": groups, "feature_seed": number}
+        if number == filing.ASKING:
+            own |= {"head_dim": filing.ASKING_DIM, "rope_theta": RATIO ** (filing.ASKING_DIM // 2)}
+        elif memory:
+            own |= {"read_centred": True}
+        layers.append(InfiniConfig(**common | own))
     return ModelConfig(
-        vocabulary=shape.vocab_size, d_model=structure_infini.D_MODEL, mlp=structure_infini.MLP, layers=(*local, memory),
-        norm_epsilon=shape.rms_norm_eps, end_tokens=(END,), border_at_question=True,
+        vocabulary=SHAPE.vocab_size, d_model=filing.D_MODEL, mlp=filing.MLP, layers=tuple(layers),
+        norm_epsilon=SHAPE.rms_norm_eps, end_tokens=(END,), border_at_question=True,
     )  # fmt: skip
 
 
 class InfiniReader:
-    """A `Reader` (niah/training/train.py). Only its last layer learns: the others were built or trained to tell what they tell."""
+    """A `Reader` (niah/training/train.py). Only its last layer learns: the others were built to tell what they tell."""
 
     def __init__(self, config: ModelConfig, noise: Noise, seed: int):
         torch.manual_seed(seed)
         self.model = InfiniModel(config)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(f"layers.{len(config.layers) - 1}."))
-        self._noise, self._seed, self._delay = noise, seed, config.layers[-1].write_delay_tokens
+        self._noise, self._seed = noise, seed
         self._shares: list[Tensor] = []
 
     def begin(self, weights: Mapping[str, Tensor]) -> None:
@@ -64,7 +77,7 @@ class InfiniReader:
         rng, maker = random.Random(self._seed), Maker(FrameNeedles(), self._noise)
         sample = collate([maker.episode(rng, _SAMPLE) for _ in range(8)], _SAMPLE.tokens).ids
         self._read_in(_SAMPLE.tokens)
-        structure_infini.graft(self.model, weights, marks(), sample)
+        filing.graft(self.model, weights, question_ends(), sample)
 
     def collate(self, episodes: Sequence[Episode], tokens: int, rng: random.Random | None) -> TurnBatch:
         self._read_in(rng.choice(TRAINED_SEGMENTS) if rng else self.model.config.segment_tokens)
@@ -78,8 +91,7 @@ class InfiniReader:
         hidden: list[Tensor] = []
         self._shares = []
         for row, (text, needle) in enumerate(zip(batch.texts, batch.needle, strict=True)):
-            # The weight of what is written at a place, which stood a delay earlier.
-            told = torch.cat([needle.new_full((1, self._delay), -2), needle[:, : -self._delay]], dim=1)
+            told = needle[None] if needle.ndim == 1 else needle
             weight = torch.where(told == -1, virtual_times, 1.0)
             watches = [Watch() for _ in self.model.config.layers]
             _, states = self.model(text, write_weight=weight, watches=watches)
@@ -110,18 +122,18 @@ def _for_each(states: States, turns: int) -> States:
     return tuple(state.each(lambda tensor: tensor.expand(turns, *tensor.shape[1:])) for state in states)
 
 
-def marks() -> structure_infini.Marks:
-    """What ends a paragraph in niah-8k."""
+def question_ends() -> Tensor:
+    """Which tokens of niah-8k end a question [vocabulary]."""
     encoding = niah_8k_encoding()
-    texts = [encoding.decode_single_token_bytes(token) for token in range(NIAH_8K_RANKS)] + [b""] * (8192 - NIAH_8K_RANKS)
-    paragraph = torch.tensor([b"\n" in text for text in texts])
-    return structure_infini.Marks(paragraph=paragraph, question=paragraph & torch.tensor([b"?" in text for text in texts]))
+    return torch.tensor(
+        [b"?" in encoding.decode_single_token_bytes(token) for token in range(NIAH_8K_RANKS)] + [False] * (8192 - NIAH_8K_RANKS)
+    )
 
 
 def _surprise(watch: Watch, told: Tensor, weight: Tensor) -> Tensor:
     """Of one text: `told` and `weight` [1, T] are the number of the needle and the weight of what is written at a place."""
-    assert watch.write_logits is not None
-    strength = logsigmoid(watch.write_logits.float()) + weight.log().unsqueeze(-1)
+    assert watch.write_logarithms is not None
+    strength = watch.write_logarithms.float() + weight.log().unsqueeze(-1)
     wanted = (told >= 0).unsqueeze(-1)
     if not wanted.any():
         return strength.new_zeros(())

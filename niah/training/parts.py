@@ -1,14 +1,13 @@
 """The stream of the circuit with addresses (niah/training/addresses.py): its parts, and heads that work on them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from niah.training.llama import Attention
-from niah.training.structure import Head, orthogonal
+from niah.training.structure import Head, Projections, orthogonal
 
 I_PART, N_PART, B_PART = slice(0, 96), slice(96, 168), slice(168, 228)
 PO_PART, PS_PART, PV_PART, PA_PART = slice(228, 240), slice(240, 252), slice(252, 264), slice(264, 276)
@@ -16,17 +15,28 @@ E_AT, E1_AT, SHORT_AT, SHORT2_AT, GLUED_AT, BOS_AT, ASK_AT, RARE_AT, ONE_AT, FOU
 F_AT, ASKED_AT, START1_AT = (288, 289, 290), 291, 292
 D_MODEL, RATIO = 304, 2.9
 """Of the frequencies of neighbouring pairs: no multiple of one is one of another."""
-CODE, GRAM, PREVIOUS, PLACE = 96, 60, 72, 12
+BEFORE = 0.5
+"""What of a code is left of it in B a token later."""
+CODE, GRAM, PREVIOUS, PLACE, HEAD_DIM = 96, 60, 72, 12, 96
+
+MARK, ONE = 0.3, 2.5
+"""How large marks are beside a code of 1, and the constant. Small marks and a large constant keep the norm in front of a layer alike for
+all tokens."""
+MARKS = (
+    slice(E_AT, GLUED_AT + 1), slice(RARE_AT, RARE_AT + 1), slice(FOUND_AT, FOUND_AT + 1), slice(START_AT, F_AT[-1] + 1),
+    slice(START1_AT, START1_AT + 1), slice(PV_PART.start, PA_PART.stop),
+)  # fmt: skip
+"""The places of marks, and of what is carried as faintly."""
 
 
 class CircuitHead(Head):
-    """One head's rows, empty to begin with. Its last free dimension is for finding nothing."""
+    """One head's rows, empty to begin with unless they are `kept`. Its last free dimension is for finding nothing."""
 
-    def __init__(self, attention: Attention, number: int, given: "Given"):
-        half = torch.arange(0, attention.head_dim, 2, dtype=torch.float64) / attention.head_dim
-        super().__init__(attention, number, attention.rope_theta**-half)
+    def __init__(self, attention: Projections, number: int, given: "Given", *, dim: int = HEAD_DIM, kept: bool = False):
+        super().__init__(attention, number, RATIO ** -torch.arange(dim / 2, dtype=torch.float64))
         self.given = given
-        self.clear()
+        if not kept:
+            self.clear()
 
     def at_distance(self, strengths: Mapping[int, float], offset: float = 0.0) -> "CircuitHead":
         """Adds strength * cos(f * (distance - offset)) for each pair, of frequency f."""
@@ -77,22 +87,23 @@ class Codes:
         self.entry = orthogonal(GRAM, CODE, random) * math.sqrt(CODE / GRAM)
         self.back = self.previous.T * PREVIOUS / CODE
 
-    def grams(self, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Query and key of the last token, the one before and the one before that, each in so many dimensions of its own."""
-        n, b = (orthogonal(count, size, self._random) * math.sqrt(size / count) for count, size in ((sizes[0], PREVIOUS), (sizes[1], GRAM)))
-        pairs = [
+    def grams(self, sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Query and key of the last token, and of the two before that, each in so many dimensions of its own.
+
+        A query makes of its own codes what N and B will be at the token behind it.
+        """
+        n, b = (
+            orthogonal(count, size, self._random) * math.sqrt(size / count) for count, size in zip(sizes, (PREVIOUS, GRAM), strict=True)
+        )
+        return [
             (placed((n @ self.previous, I_PART)), placed((n, N_PART))),
-            (placed((b @ self.turn @ self.entry @ self.back, N_PART)), placed((b, B_PART))),
+            (placed((b @ self.turn @ self.entry @ self.back, N_PART), (BEFORE * b @ self.turn, B_PART)), placed((b, B_PART))),
         ]
-        if len(sizes) > 2:
-            third = orthogonal(sizes[2], GRAM, self._random) * math.sqrt(GRAM / sizes[2])
-            pairs.append((placed((third @ self.turn, B_PART)), placed((third, B_PART))))
-        return pairs
 
 
-def placed(*parts: tuple[Tensor, slice]) -> Tensor:
-    """Rows [n, d_model] with each part in its place."""
-    rows = torch.zeros(len(parts[0][0]), D_MODEL)
+def placed(*parts: tuple[Tensor, slice], width: int = D_MODEL) -> Tensor:
+    """Rows [n, width] with each part in its place."""
+    rows = torch.zeros(len(parts[0][0]), width)
     for part, at in parts:
         rows[:, at] = part
     return rows

@@ -51,8 +51,6 @@ class Recipe(_Strict):
 
     reader: ReaderKind
     """`full` and `infini` are the bundled readers; `convert` goes on with a checkpoint whose attention is replaced by Infini-attention."""
-    circuit: Literal["addresses", "votes"] = "addresses"
-    """Of `full`: which structured weights it begins with."""
     seed: int = 0
     corpora: Annotated[list[str], Field(min_length=1)]
     batch_tokens: Count = 8192

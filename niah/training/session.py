@@ -13,14 +13,15 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from niah.engines.checkpoint import first_line
+from niah.engines.checkpoint import bundled, first_line
 from niah.engines.infini.checkpoint import save_checkpoint
 from niah.errors import UsageError
 from niah.task.corpus import Corpus, open_corpus
+from niah.training.addresses import SHAPE
 from niah.training.convert import Conversion, ConvertedReader, converted, is_convertible
 from niah.training.episodes import Maker, Niah8k, Script
 from niah.training.frames import FrameNeedles
-from niah.training.full import SHAPES, FullReader
+from niah.training.full import FullReader
 from niah.training.infini import InfiniReader, reader_config
 from niah.training.llama import LlamaShape
 from niah.training.log import Row
@@ -101,7 +102,7 @@ def resolve(wish: Wish) -> tuple[Recipe, str | None]:
     if wish.seed is not None:
         recipe = recipe.model_copy(update={"seed": wish.seed})
     if recipe.reader == "infini":
-        init = init or _votes()
+        init = init or bundled("full")
     if recipe.reader != wish.reader and (wish.reader, recipe.reader) != ("infini", "convert"):
         raise UsageError(f"the recipe is for the reader {recipe.reader!r}, and {wish.reader!r} is to be trained")
     if recipe.reader == "convert" and init is None:
@@ -148,7 +149,7 @@ def export(folder: Path, out: Path) -> Path:
 def _reader(recipe: Recipe, init: str | None, noise: Noise) -> tuple[Reader, Script | None]:
     try:
         if recipe.reader == "full":
-            return FullReader(_shape(recipe), noise, recipe.seed, recipe.circuit), None
+            return FullReader(_shape(recipe), noise, recipe.seed), None
         if recipe.reader == "infini":
             return InfiniReader(reader_config(**recipe.model), noise, recipe.seed), Niah8k(border=True)
         conversion = Conversion(**recipe.model)
@@ -160,7 +161,7 @@ def _reader(recipe: Recipe, init: str | None, noise: Noise) -> tuple[Reader, Scr
 
 
 def _shape(recipe: Recipe) -> LlamaShape:
-    return replace(SHAPES[recipe.circuit], **recipe.model)
+    return replace(SHAPE, **recipe.model)
 
 
 def _open(name: str) -> Corpus:
@@ -207,19 +208,6 @@ def _device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no GPU here")
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
-
-
-VOTES = Path(__file__).parent / "votes"
-"""The weights of a `full` reader with the circuit `votes` (configs/reader-votes.toml). They are in the repository and in no wheel."""
-
-
-def _votes() -> str:
-    if not (VOTES / "model.safetensors").is_file():
-        raise UsageError(
-            "the infini reader begins with a full reader with the circuit votes, whose weights are in niah's repository and not in its "
-            "package: make them (niah train full --recipe reader-votes) and name the training with --init"
-        )
-    return str(VOTES)
 
 
 def _write(path: Path, text: str) -> None:

@@ -32,7 +32,6 @@ class SmallReader(FullReader):
     """A Llama of random weights, of one layer if nothing is said, trained as the `full` reader is."""
 
     def __init__(self, layers: int = 1) -> None:
-        self._looking = 1
         torch.manual_seed(0)
         self.model = Llama(
             LlamaShape(

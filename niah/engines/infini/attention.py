@@ -19,18 +19,22 @@ from torch import Tensor, nn
 
 from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.convolution import ShortConvolution
+from niah.engines.infini.gates import WriteGate
 from niah.engines.infini.local import attend, rotated
-from niah.engines.infini.memory import FeatureMap, Memory, exact, recall, write_all
+from niah.engines.infini.memory import FeatureMap, Memory, exact, mean_of, recall, write_all, write_told
 from niah.engines.infini.sight import Pair, delayed, in_sight, last, late
 from niah.engines.infini.state import InfiniState
+
+NOTHING_READ = 1e-6
+"""A share of memory that is as good as none."""
 
 
 @dataclass(slots=True)
 class Watch:
     """Given to a `forward`, it takes out what happened inside."""
 
-    write_logits: Tensor | None = None
-    """The write gate before its sigmoid, `[b, t, h]`, with its gradient; None without a write gate."""
+    write_logarithms: Tensor | None = None
+    """Of the write gate's strengths, `[b, t, h]`, with their gradient, of a text read at once; None without a write gate."""
 
 
 class InfiniAttention(nn.Module):
@@ -59,9 +63,8 @@ class InfiniAttention(nn.Module):
             else None
         )
         self.read_scale = nn.Parameter(torch.ones(remembering, 1, config.head_dim)) if config.read_norm else None
-        self.write_gate = nn.Linear(config.d_model, remembering) if config.write_gate else None
-        if self.write_gate is not None:
-            nn.init.constant_(self.write_gate.bias, config.write_gate_bias)
+        self.write_gate = WriteGate(config) if config.write_gate else None
+        self.read_gate = nn.Linear(config.d_model, remembering) if config.read_gate else None
         self._rotation: tuple[Tensor, Tensor] | None = None
 
     def memory_share(self) -> Tensor:
@@ -110,14 +113,14 @@ class InfiniAttention(nn.Module):
         inputs = self.conv(x, state.tail) if self.conv else (x, x, x)
         query, key, value = self._query(x, inputs[0]), self._key(x, inputs[1]), self._value(x, inputs[2])
         strength = self._strength(x, write_weight, watch)
+        opened = None if self.read_gate is None else self.read_gate(x)
         state = replace(state, tail=state.tail_after(x))
         outputs: list[Tensor] = []
         done = 0
         while done < x.shape[1]:
             piece = slice(done, done + self._next_tokens(state, x.shape[1] - done))
-            output, state = self._piece(
-                query[:, piece], key[:, piece], value[:, piece], None if strength is None else strength[:, piece], state
-            )
+            written, read = (None if each is None else each[:, piece] for each in (strength, opened))
+            output, state = self._piece(query[:, piece], (key[:, piece], value[:, piece]), written, read, state)
             outputs.append(output)
             done = piece.stop
         return self.o_proj(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), state
@@ -218,29 +221,32 @@ class InfiniAttention(nn.Module):
         return size if begins else left - left % size
 
     def _strength(self, x: Tensor, write_weight: Tensor | None, watch: Watch | None) -> Tensor | None:
-        """How strongly each token is written, `[b, t, h]`; None for 1."""
-        strength = None
-        if self.write_gate is not None:
-            logits = self.write_gate(x)
-            strength = logits.to(exact(x.dtype)).sigmoid()
-            if watch is not None:
-                watch.write_logits = logits
-        if write_weight is None:
-            return strength
-        if write_weight.shape != x.shape[:2]:
+        """How strongly each token is written, `[b, t, h]`, or what the write gate makes that of, `[b, t, c]`; None for 1."""
+        if write_weight is not None and write_weight.shape != x.shape[:2]:
             raise ValueError(f"write_weight is {list(write_weight.shape)} for an input of {list(x.shape)}")
-        weight = write_weight.to(exact(x.dtype)).unsqueeze(-1)
-        return weight.expand(-1, -1, self.config.remembering) if strength is None else strength * weight
+        if self.write_gate is not None:
+            raw = self.write_gate.raw(x, write_weight)
+            if watch is not None:
+                segments = [self.write_gate.logarithms(each) for each in raw.split(self.segment_tokens, dim=1)]
+                watch.write_logarithms = torch.cat(segments, dim=1)
+            return raw
+        if write_weight is None:
+            return None
+        return write_weight.to(exact(x.dtype)).unsqueeze(-1).expand(-1, -1, self.config.remembering)
 
-    def _piece(self, query: Tensor, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Tensor, InfiniState]:
+    def _piece(
+        self, query: Tensor, pair: Pair, strength: Tensor | None, opened: Tensor | None, state: InfiniState
+    ) -> tuple[Tensor, InfiniState]:
         """Tokens `[b, t, h, d]` that are whole segments, or that lie in one: its output `[b, t, h * d]` and the state after it."""
-        seen, before, state = self._store(key, value, strength, state)
+        seen, before, state = self._store(*pair, strength, state)
         query = query.unflatten(1, (seen[0].shape[1], -1))
-        local = self._local(query, *seen)
+        heads = self.config.heads - self.config.remembering if self.config.memory_alone else self.config.heads
+        local = self._local(query[..., :heads, :], *(each[..., :heads, :] for each in seen))
         if not self.config.remembering:
             return local.transpose(2, 3).flatten(1, 2).flatten(2), state
+        opened = None if opened is None else opened.unflatten(1, query.shape[1:3])
         with torch.autocast(query.device.type, enabled=False):
-            mixed = self._mix(local, query, before)
+            mixed = self._mix(local, query, before, opened)
         return mixed.flatten(1, 2).flatten(2), state
 
     def _store(self, key: Tensor, value: Tensor, strength: Tensor | None, state: InfiniState) -> tuple[Pair, Memory, InfiniState]:
@@ -292,22 +298,51 @@ class InfiniAttention(nn.Module):
         return heads[..., self.config.heads - self.config.remembering :, :]
 
     def _write(self, keys: Tensor, values: Tensor, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
-        """Whole segments `[b, s, n, h, d]` and strengths `[b, s * n, h]` to what each segment reads, and what is there after the last."""
-        keys, values = self._remembering(keys), self._remembering(values)
+        """Whole segments `[b, s, n, h, d]` and what `_strength` says of them, `[b, s * n, *]`, to what each segment reads, and what is
+        there after the last.
+        """
+        keys, values = _heads_first(self._remembering(keys)), _heads_first(self._remembering(values))
         if strength is not None:
-            strength = strength.unflatten(1, keys.shape[1:3]).transpose(2, 3)
-        key = self.features(_heads_first(keys))
-        return write_all(key, _heads_first(values), strength, memory, self.config)
+            strength = strength.unflatten(1, (keys.shape[1], -1))
+            strength = (strength if self.write_gate is None else self.write_gate.strengths(strength)).transpose(2, 3)
+        if self.config.write_least and strength is not None:
+            strength = strength * (strength >= self.config.write_least)
+            return write_told(self.features, (keys, values), strength, memory, self.config)
+        return write_all(self.features(keys), values, strength, memory, self.config)
 
-    def _mix(self, local: Tensor, query: Tensor, memory: Memory) -> Tensor:
-        """Equation 10, per head: `[b, s, h, m, d]` from within the segment and queries `[b, s, m, h, d]` to `[b, s, m, h, d]`."""
-        stored, known = recall(self.features(_heads_first(self._remembering(query))), memory)
-        if self.read_scale is not None:
-            stored = F.rms_norm(stored, stored.shape[-1:]) * self.read_scale.to(stored.dtype)
-        share = self.beta.to(stored.dtype).sigmoid()[:, None, None] * known
-        forgetting = self.config.heads - self.config.remembering
-        mixed = torch.lerp(local[:, :, forgetting:].to(stored.dtype), stored, share).to(local.dtype)
-        return (torch.cat([local[:, :, :forgetting], mixed], dim=2) if forgetting else mixed).transpose(2, 3)
+    def _mix(self, local: Tensor, query: Tensor, memory: Memory, opened: Tensor | None) -> Tensor:
+        """Equation 10, per head: `[b, s, h, m, d]` from within the segment and queries `[b, s, m, h, d]` to `[b, s, m, h, d]`.
+
+        `opened` `[b, s, m, h]` is what the read gate says.
+        """
+        logit = self.beta.to(exact(query.dtype))[:, None]
+        if opened is not None:
+            logit = logit + opened.to(logit.dtype).transpose(2, 3)
+        share, asked = logit.sigmoid().unsqueeze(-1), _heads_first(self._remembering(query))
+        if not self.config.memory_alone:
+            stored, known = self._recalled(asked, memory)
+            forgetting = self.config.heads - self.config.remembering
+            mixed = torch.lerp(local[:, :, forgetting:].to(stored.dtype), stored, share * known).to(local.dtype)
+            return (torch.cat([local[:, :, :forgetting], mixed], dim=2) if forgetting else mixed).transpose(2, 3)
+        if query.shape[:2] == (1, 1) and opened is not None:
+            return torch.cat([local, self._told(asked, share, memory).to(local.dtype)], dim=2).transpose(2, 3)
+        stored, known = self._recalled(asked, memory)
+        return torch.cat([local, (stored * share * known).to(local.dtype)], dim=2).transpose(2, 3)
+
+    def _told(self, query: Tensor, share: Tensor, memory: Memory) -> Tensor:
+        """What is read times its share, of queries and shares `[1, 1, h, m, *]`; a token of whose heads none reads costs nothing."""
+        asking = (share > NOTHING_READ).any(2).flatten().nonzero().flatten()
+        told = torch.zeros_like(query)
+        if len(asking):
+            stored, known = self._recalled(query.index_select(3, asking), memory)
+            told.index_copy_(3, asking, stored * known * share.index_select(3, asking))
+        return told
+
+    def _recalled(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        stored, known = recall(self.features(query), memory)
+        if self.config.read_centred:
+            stored = stored - mean_of(memory)
+        return stored if self.read_scale is None else F.rms_norm(stored, stored.shape[-1:]) * self.read_scale.to(stored.dtype), known
 
     def _local(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Equation 6: queries `[b, s, m, h, d]`, the last m of n keys and values in sight, to `[b, s, h, m, d]`."""

@@ -56,14 +56,24 @@ class InfiniConfig:
     """One convolution for each, summed; a tap reaches up to (conv_width - 1) * dilation tokens back."""
     conv_memory_only: bool = False
     """Only the heads with a memory see its outputs; the others see the layer's inputs as they are."""
+    memory_alone: bool = False
+    """The heads with a memory do not attend locally: what they give is what they read, times their share of it."""
+    read_gate: bool = False
+    """A head's share of memory depends on the layer's input x too: sigmoid(beta + w x + b)."""
     corrected_normaliser: bool = False
     """For `delta`: a known key is not counted again in z, so that a new value replaces the old one."""
     read_norm: bool = False
     """RMS norm with a learned scale on what each head reads from memory, whose size falls with the text's length."""
+    read_centred: bool = False
+    """What is read is told apart from the mean of all that is written, by strength; features that sum to the same for all keys know it."""
     write_gate: bool = False
     """Each head learns from the layer's input how strongly a token is written, 0 to 1."""
     write_gate_bias: float = 0.0
     """The write gate's first logit."""
+    write_pool: bool = False
+    """The write gate weighs runs of tokens as a whole (`gates.WriteGate`)."""
+    write_least: float = 0.0
+    """A token that the write gate says is written more faintly is not written at all."""
     feature_map: FeatureKind = "elu1"
     feature_count: int = 0
     """Features of `softmax`; 0 for four times head_dim."""
@@ -101,7 +111,16 @@ class InfiniConfig:
             raise ValueError(f"beta has {len(self.beta)} values for {self.remembering} heads with a memory")
         if self.corrected_normaliser and self.rule != "delta":
             raise ValueError("corrected_normaliser belongs to the delta rule")
+        self._check_memory()
         self._check_features()
+
+    def _check_memory(self) -> None:
+        if self.memory_alone and self.remembering in (0, self.heads):
+            raise ValueError("memory_alone belongs to a layer some of whose heads have a memory, and some do not")
+        if self.read_centred and (self.feature_map != "softmax" or self.rule != "linear"):
+            raise ValueError("read_centred belongs to the features softmax and to the linear rule")
+        if self.write_pool and (self.write_delay_tokens or not self.write_gate):
+            raise ValueError("write_pool belongs to a write gate, and to no write delay")
 
     def _check_features(self) -> None:
         if self.conv_width < 0 or self.feature_count < 0 or not self.conv_dilations or min(self.conv_dilations) < 1:

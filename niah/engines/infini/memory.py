@@ -92,6 +92,11 @@ def recall(query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
     return (query @ memory.matrix) / weight.clamp(min=NOTHING), weight > NOTHING
 
 
+def mean_of(memory: Memory) -> Tensor:
+    """The mean of all values by strength, `[..., 1, d]`, of a memory whose keys' features all have one sum."""
+    return memory.matrix.sum(-2, keepdim=True) / memory.normaliser.sum(-1).clamp(min=NOTHING)[..., None, None]
+
+
 def write_all(key: Tensor, value: Tensor, strength: Tensor | None, start: Memory, config: InfiniConfig) -> tuple[Memory, Memory]:
     """Writes s whole segments, one after the other.
 
@@ -117,6 +122,23 @@ def write_all(key: Tensor, value: Tensor, strength: Tensor | None, start: Memory
         before.append(memory)
         share = None if strength is None else strength[:, segment]
         memory = _delta(key[:, segment], value[:, segment], share, memory, corrected=config.corrected_normaliser)
+    return Memory(torch.stack([each.matrix for each in before], dim=1), torch.stack([each.normaliser for each in before], dim=1)), memory
+
+
+def write_told(
+    features: FeatureMap, pair: tuple[Tensor, Tensor], strength: Tensor, start: Memory, config: InfiniConfig
+) -> tuple[Memory, Memory]:
+    """`write_all` of keys and values `[b, s, h, n, d]`; no features are made of keys that no head writes."""
+    key, value = pair
+    if key.shape[0] > 1:
+        return write_all(features(key), value, strength, start, config)
+    memory, before = start, list[Memory]()
+    for segment in range(key.shape[1]):
+        before.append(memory)
+        kept = (strength[0, segment] > 0).any(0).nonzero().flatten()
+        if len(kept):
+            some, told, how = (each[:, segment : segment + 1].index_select(3, kept) for each in (key, value, strength))
+            memory = write_all(features(some), told, how, memory, config)[1]
     return Memory(torch.stack([each.matrix for each in before], dim=1), torch.stack([each.normaliser for each in before], dim=1)), memory
 
 

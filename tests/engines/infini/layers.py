@@ -21,7 +21,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "conv_memory": {"conv_width": 3, "conv_memory_only": True, "memory_heads": 1, "attention_bias": True},
     "dilated": {"conv_width": 3, "conv_dilations": (1, 4)},
     "read_norm": {"read_norm": True},
+    "centred": {"read_centred": True, "feature_map": "softmax", "feature_groups": 2, "write_gate": True},
     "write_gate": {"write_gate": True, "write_gate_bias": -1.0},
+    "pool": {"write_gate": True, "write_pool": True, "feature_map": "softmax"},
+    "pool_delta": {"write_gate": True, "write_pool": True, "rule": "delta", "corrected_normaliser": True},
+    "least": {"write_gate": True, "write_least": 0.4},
+    "least_pool": {"write_gate": True, "write_pool": True, "write_least": 0.05, "memory_heads": 1},
+    "read_gate": {"read_gate": True},
+    "alone": {"memory_heads": 1, "memory_alone": True, "read_norm": True},
+    "alone_gated": {"memory_heads": 1, "memory_alone": True, "read_gate": True, "sink_tokens": 1, "overlap_tokens": 1},
     "biased": {"feature_map": "elu1_biased", "feature_bias": -2.0, "feature_scale": 2.0},
     "dpfp": {"feature_map": "dpfp", "dpfp_nu": 2},
     "softmax": {"feature_map": "softmax", "feature_count": 7},
@@ -61,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 REMEMBERING = [name for name in OPTIONS if name != "none_remembers"]
 DELAYED = ("delay", "delay_alone", "sight")
-SEEING = ("sinks", "overlap", "sight")
+SEEING = ("sinks", "overlap", "sight", "alone_gated")
 
 
 def layer(seed: int = 0, **options: Any) -> InfiniAttention:

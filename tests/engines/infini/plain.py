@@ -48,8 +48,25 @@ def rotated(x: Tensor, place: int, theta: float) -> Tensor:
 def strength(layer: InfiniAttention, x: Tensor, weight: Tensor | None, t: int, head: int) -> Tensor:
     result = torch.ones((), dtype=torch.float64)
     if layer.write_gate is not None:
-        result = torch.sigmoid(x[t] @ layer.write_gate.weight[head] + layer.write_gate.bias[head])
-    return result if weight is None else result * weight[t]
+        told = x @ layer.write_gate.weight.T + layer.write_gate.bias
+        result = pooled(layer, told, weight, t, head) if layer.config.write_pool else torch.sigmoid(told[t, head])
+    result = result if weight is None else result * weight[t]
+    return result * 0 if result < layer.config.write_least else result
+
+
+def pooled(layer: InfiniAttention, told: Tensor, weight: Tensor | None, t: int, head: int) -> Tensor:
+    size, heads = layer.config.segment_tokens, len(layer.beta)
+    start = t // size * size
+    places = range(start, min(start + size, len(told)))
+    heard = [place for place in places if weight is None or weight[place] > 0]
+    first = max([start, *(place for place in heard if place <= t and told[place, 4 * heads + head] > 0)])
+    behind = [place for place in heard if place > t and told[place, 4 * heads + head] > 0]
+    run = [place for place in heard if first <= place < min([places.stop, *behind])]
+    nothing = torch.zeros((), dtype=torch.float64)
+    whole, weights = (sum((told[place, at * heads + head] for place in run), nothing) for at in (1, 2))
+    scene = sum((told[place, 3 * heads + head] for place in heard), nothing)
+    own = told[t, head] if weight is None or weight[t] > 0 else nothing
+    return torch.sigmoid(own) * torch.sigmoid(whole) * weights.exp() * torch.sigmoid(scene)
 
 
 def read(key: Tensor, matrix: Tensor, normaliser: Tensor) -> Tensor | None:
@@ -70,7 +87,6 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
     own = head - forgetting  # among those with a memory
     count = len(features(layer, key[0], own)) if own >= 0 else 1
     matrix, normaliser = torch.zeros(count, config.head_dim, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-    gate = torch.sigmoid(layer.beta[own]) if own >= 0 else 0.0
     sinks = config.sink_tokens
     outputs: list[Tensor] = []
     for start in range(0, len(x), config.segment_tokens):
@@ -82,8 +98,13 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
             seen = [*((i, i - config.overlap_tokens - sinks) for i in first), *((i, i - start) for i in near)]
             scores = torch.stack([asked @ rotated(key[i], place, config.rope_theta) for i, place in seen]) / config.head_dim**0.5
             output = sum(share * value[i] for share, (i, _) in zip(scores.softmax(0), seen, strict=True))
+            if config.memory_alone and own >= 0:
+                output = torch.zeros_like(value[t])
+            gate = 0.0 if own < 0 else torch.sigmoid(layer.beta[own] + (0.0 if layer.read_gate is None else layer.read_gate(x[t])[own]))
             stored = read(features(layer, query[t], own), matrix, normaliser) if own >= 0 else None
             if stored is not None:
+                if config.read_centred:
+                    stored = stored - matrix.sum(0) / normaliser.sum()
                 if layer.read_scale is not None:
                     eps = torch.finfo(torch.float64).eps
                     stored = stored / (stored.square().mean() + eps).sqrt() * layer.read_scale[own, 0]

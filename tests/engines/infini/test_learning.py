@@ -16,7 +16,7 @@ from tests.engines.infini.layers import OPTIONS, REMEMBERING, close, layer, text
 @pytest.mark.parametrize("name", [name for name in OPTIONS if not OPTIONS[name].get("corrected_normaliser")])
 def test_gradients_through_memory_are_the_numerical_ones(name: str):
     """The loss is taken in the last segment only; the corrected rule is left out, whose gamma has no gradient on purpose."""
-    module = layer(**OPTIONS[name] | {"d_model": 4, "heads": 1, "head_dim": 2})
+    module = layer(**OPTIONS[name] | {"d_model": 4, "heads": 1 + bool(OPTIONS[name].get("memory_alone")), "head_dim": 2})
     names = [each for each, parameter in module.named_parameters() if parameter.requires_grad]
 
     def last_segment(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ def test_a_carried_state_can_be_cut_off_from_its_past():
 def test_the_write_gate_can_be_supervised():
     module, watch = layer(write_gate=True), Watch()
     module(text(9), watch=watch)
-    assert watch.write_logits is not None and watch.write_logits.shape == (1, 9, 2)
-    watch.write_logits.sigmoid().mean().backward()
+    assert watch.write_logarithms is not None and watch.write_logarithms.shape == (1, 9, 2)
+    watch.write_logarithms.exp().mean().backward()
     assert module.write_gate is not None and module.write_gate.weight.grad is not None
     assert module.write_gate.weight.grad.abs().max() > 0
     assert close(module.memory_share().double(), module.beta.sigmoid(), within=1e-6)

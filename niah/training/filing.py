@@ -1,0 +1,337 @@
+"""From the `full` reader to the `infini` reader: its heads as they are, and heads that file in memory and ask of it.
+
+Within sight (a segment, the end of the one before, the text's first tokens) the infini reader reads as the full one does. What goes out
+of sight is filed by sentences, once a segment is over: with a question in front of the text those that it asks for, ever more strongly
+the more of its rare words they hold; without one what is new, so that text which repeats itself is filed once. Parts of the stream,
+beside those of parts.py:
+
+    QMARK  I end a question                 QBEHIND  a question has just ended       USER, NEARSTART  the user begins, or just has
+    QUEST  I stand where the text would begin with a question    QEND  it did, and ends here
+    HIT    how rare my word is, if that question holds it                SEEN  these three tokens stood here before
+    TOLD   HIT, of words that are not common                             NOVEL  I am not SEEN, and there is no such question
+    ASKED1  there is such a question        OLD    how much of the text stood there before    FILE  the memory is to answer
+    PV2, PM    as PV and PA, of what was read from memory
+
+    layer 0  a head for QBEHIND             layer 1  a head for NEARSTART; neurons make QUEST and QEND of them
+    layer 3  heads for HIT, SEEN and ASKED1
+    layer 4  a head for OLD; neurons make FILE of it and ASKED1
+    layer 4  memory: a word -> where the sentences begin that it stands in (PV2)
+    layer 5  a head that votes over PV2 as layer 4's does over PV (PM); memory: where the sentence begins that is asked for (PM)
+    layer 6  memory: where a sentence begins -> its first token; the same and the last three tokens -> the next one, or the end
+
+Two sentences of one address lie in different segments: that they are told apart is left to their words and to how strongly they are
+filed. Nothing in here knows a needle, a template or a text; the full reader's weights hold what is known of tokens.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from niah.engines.infini.attention import InfiniAttention
+from niah.engines.infini.model import InfiniModel
+from niah.training.addresses import FIRST, GRAM_SIZES, SECOND
+from niah.training.episodes import USER
+from niah.training.parts import (
+    ASKED_AT,
+    BOS_AT,
+    CODE,
+    E_AT,
+    F_AT,
+    FIRST_AT,
+    GLUED_AT,
+    HEAD_DIM,
+    I_PART,
+    MARK,
+    MARKS,
+    N_PART,
+    ONE,
+    ONE_AT,
+    PLACE,
+    PS_PART,
+    RARE_AT,
+    START1_AT,
+    START_AT,
+    CircuitHead,
+    Given,
+    placed,
+)
+from niah.training.parts import D_MODEL as FULL_D_MODEL
+from niah.training.structure import orthogonal
+
+QMARK_AT, USER_AT, QBEHIND_AT, NEARSTART_AT, QUEST_AT, SEEN_AT = range(293, 299)
+ASKED1_AT, FILE_AT, QEND_AT, TOLD_AT, NOVEL_AT = range(299, 304)
+OLD_AT, HIT_AT = QMARK_AT, USER_AT
+"""In places that nothing looks at behind layer 1."""
+PV2_PART, PM_PART = slice(304, 316), slice(316, 328)
+D_MODEL, MLP, SEGMENT = 328, 2, 2048
+ASKING, ASKING_DIM = 5, 48
+"""The layer whose heads carry little, and how large they are."""
+LOCAL_HEADS, MEMORY_HEADS = (5, 5, 2, 4, 2, 1, 3), (0, 0, 0, 0, 1, 1, 2)
+SHARED_HEADS = ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1), (0,), (0,), (), (0, 2, 3))
+"""A layer's heads without and with a memory; the first ones are these of the full reader's."""
+_SOURCES = (0, 1, 2, 3, 4, None, 5)
+_END = 8190
+_NEURONS = 2
+GRAM_DIMENSIONS = sum(GRAM_SIZES)
+"""Of the full reader's first copying head: those that compare the last two tokens. Behind them come an address and a mark."""
+LATELY, LEAST = {4: 60.0, 5: 60.0, 6: 40.0}, 100.0
+"""Strengths of nearness by pair, and what they add up to a hundred tokens away."""
+MARKED, NO_GRAM = 80.0, 58.0
+SAME_WORD, SAME_BEFORE, ASKED_WORD, NO_WORD, MORE_OF_PIECES = 80.0, 45.0, 120.0, 170.0, 44.0
+"""A word of the question counts alone, a piece of a word with what stands before it."""
+LOUD = 2.5
+"""How much larger the address of a word in memory is told than of one in sight: what is common to all is not in it."""
+COMMON = 0.25
+"""No word of at most this rarity counts."""
+NEURONS = {
+    1: (
+        ({NEARSTART_AT: 4.0, QBEHIND_AT: -4.0, ONE_AT: -2.0}, QUEST_AT),
+        ({NEARSTART_AT: 4.0, QMARK_AT: 4.0, ONE_AT: -6.0}, QEND_AT),
+    ),
+    3: (
+        ({HIT_AT: 4.0, ONE_AT: -4.0 * COMMON - 8.0, ASKED1_AT: 8.0}, TOLD_AT),
+        ({SEEN_AT: -4.0, ASKED1_AT: -4.0, ONE_AT: 2.0}, NOVEL_AT),
+    ),
+    4: (({OLD_AT: 20.0, ONE_AT: -15.0}, FILE_AT), ({ASKED1_AT: 2.0, ONE_AT: -1.0}, FILE_AT)),
+}
+"""By layer: marks that are made of others."""
+SILENT = 300.0
+"""By how much the full reader's last heads are silenced where the memory is to answer."""
+SCENE, SCENE_OLD = 0.1, 0.75
+"""A text is filed whose tokens stood before in such a share, or with a question in front."""
+_SHUT, _OPEN = -60.0, 20.0
+NEW, NEW_TOKENS, FILED, HELD = 8.0, 2.5, 1.5, 40.0
+"""A sentence is filed if so many of its tokens are new; e to FILED times the rarity of its words that are asked for as strongly."""
+NOVEL = {START_AT: -NEW * NEW_TOKENS, NOVEL_AT: NEW / 2}
+HELD_WORDS = {TOLD_AT: HELD}
+TOLD = {TOLD_AT: FILED}
+LENGTH = 14.0
+"""Of the memories' keys and queries."""
+PLACES = (0.65, 0.25, 0.04, 0.03, 0.02, 0.01)
+"""How much the pairs of an address, fastest first, count where a sentence begins."""
+RARE, ASK, QUESTION = 15.0, 24.0, {3: 9.0, 4: 24.0, 5: 16.0} | dict.fromkeys(range(6, 11), 12.0)
+ADDRESS, EARLIER, GRAM_LENGTH = 12.0, 1.2, 34.0
+"""Strength of an address beside the copying head's comparisons, how much more those before the last token weigh than there, and the
+length of such keys."""
+BEGIN_TIMES, COPY_TIMES, END_TIMES, END_ALONE = 10.0, 20.0, 2.0, 5.0
+
+
+def graft(model: InfiniModel, full: Mapping[str, Tensor], question: Tensor, sample: Tensor) -> None:
+    """Fills `model` (in place) from the weights of the full reader, named as `niah.training.llama.Llama` names them.
+
+    `question` [vocabulary]: which tokens end a question. On `sample` [b, t], token ids of texts no longer than a segment, sizes are
+    measured.
+    """
+    steps: Sequence[Callable[[list[CircuitHead], InfiniModel], None]] = (
+        _look_around, _locate, lambda _, __: None, _compare, _file_words, _ask, _file_sentences,
+    )  # fmt: skip
+    with torch.no_grad():
+        _take(model, full)
+        model.embed.weight[question, QMARK_AT] = MARK
+        model.embed.weight[USER, USER_AT] = MARK
+        for number, step in enumerate(steps):
+            attention, given = model.attentions()[number], _given(model, sample, number)
+            kept, config = len(SHARED_HEADS[number]), attention.config
+            step([CircuitHead(attention, each, given, dim=config.head_dim, kept=each < kept) for each in range(config.heads)], model)
+            _conclude(model, number, sample)
+        _end(model, sample)
+
+
+def _take(model: InfiniModel, full: Mapping[str, Tensor]) -> None:
+    """The full reader's weights, in front of nothing: heads, neurons and parts of the stream of its own are zero."""
+    own, old = dict(model.named_parameters()), slice(FULL_D_MODEL)
+    for parameter in own.values():
+        parameter.zero_()
+    own["embed.weight"][:, old] = full["embed_tokens.weight"]
+    # The longer stream has the same size, so its mean square is smaller.
+    smaller = math.sqrt(FULL_D_MODEL / D_MODEL)
+    own["norm.weight"].fill_(0.05 * smaller)
+    own["norm.weight"][old] = full["norm.weight"] * smaller
+    for layer, source in enumerate(_SOURCES):
+        to, given = f"layers.{layer}.", f"layers.{source}."
+        own[f"{to}input_norm.weight"].fill_(smaller)
+        own[f"{to}mlp_norm.weight"].fill_(smaller)
+        for head, theirs in enumerate(SHARED_HEADS[layer]):
+            rows, of = (slice(number * HEAD_DIM, (number + 1) * HEAD_DIM) for number in (head, theirs))
+            for part in ("q", "k", "v"):
+                own[f"{to}attention.{part}_proj.weight"][rows, old] = full[f"{given}self_attn.{part}_proj.weight"][of]
+            for part in ("q", "k"):
+                own[f"{to}attention.{part}_proj.bias"][rows] = full[f"{given}self_attn.{part}_proj.bias"][of]
+            own[f"{to}attention.o_proj.weight"][old, rows] = full[f"{given}self_attn.o_proj.weight"][:, of]
+    for part in ("gate", "up"):
+        own[f"layers.0.mlp.{part}_proj.weight"][:_NEURONS, old] = full[f"layers.0.mlp.{part}_proj.weight"][:_NEURONS]
+    own["layers.0.mlp.down_proj.weight"][old, :_NEURONS] = full["layers.0.mlp.down_proj.weight"][:, :_NEURONS]
+
+
+def _watched(model: InfiniModel, layer: int, name: str, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """What a norm is given and what it gives [b, t, d_model] on a sample."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(_: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+        seen.append((given[0], out))
+
+    hook = model.layers[layer].get_submodule(name).register_forward_hook(watch)
+    model(sample)
+    hook.remove()
+    return seen[0]
+
+
+def _units(model: InfiniModel, layer: int, name: str, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """What marks and codes of 1 become behind a norm [d_model], and all that it gives [b, t, d_model]."""
+    stream, out = _watched(model, layer, name, sample)
+    size = stream[:, 1:].square().mean(-1).rsqrt().mean() * model.layers[layer].get_submodule(name).get_parameter("weight")
+    for part in (*MARKS, slice(QMARK_AT, D_MODEL)):
+        size[part] *= MARK
+    size[ONE_AT] *= ONE
+    return size, out
+
+
+def _given(model: InfiniModel, sample: Tensor, layer: int) -> Given:
+    size, x = _units(model, layer, "input_norm", sample)
+    return Given(size=size, first=x[:, 0].mean(0), x=x)
+
+
+def _one(at: int) -> slice:
+    return slice(at, at + 1)
+
+
+def _lately(head: CircuitHead, at: int, to: int) -> None:
+    """The mark `to`: one of the last hundred tokens has the mark `at`."""
+    head.at_distance(LATELY).carries(_one(ONE_AT), _one(to), MARK)
+    head.prefers(0, {at: MARKED})
+    head.or_nothing(MARKED + LEAST)
+    pairs = list(LATELY)
+    head.k[pairs, BOS_AT] -= head.k_bias[pairs] / head.given.first[BOS_AT]  # nothing is as near everywhere
+
+
+def _look_around(heads: list[CircuitHead], _: InfiniModel) -> None:
+    _lately(heads[4], QMARK_AT, QBEHIND_AT)
+
+
+def _locate(heads: list[CircuitHead], _: InfiniModel) -> None:
+    _lately(heads[4], USER_AT, NEARSTART_AT)
+
+
+def _conclude(model: InfiniModel, layer: int, sample: Tensor) -> None:
+    """A layer's `NEURONS`: a mark gets silu(6 x) / 6, where x is the sum of marks times what is said there."""
+    size, _ = _units(model, layer, "mlp_norm", sample)
+    gate, up, down = (model.layers[layer].get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
+    for neuron, (places, to) in enumerate(NEURONS.get(layer, ())):
+        for at, times in places.items():
+            gate[neuron, at] = 6 * times / size[at]
+        up[neuron, ONE_AT] = 1 / size[ONE_AT]
+        down[to, neuron] = MARK / 6
+
+
+def _end(model: InfiniModel, sample: Tensor) -> None:
+    """Where the memory answers and knows of nothing behind a full stop, the answer ends."""
+    size, _ = _units(model, len(model.layers) - 1, "mlp_norm", sample)
+    gate, up, down = (model.layers[-1].get_submodule("mlp").get_parameter(f"{name}_proj.weight") for name in ("gate", "up", "down"))
+    for at, strength in ((E_AT, 12.0), (ONE_AT, -6.0), (FIRST_AT, -60.0)):
+        gate[0, at] = strength / size[at]
+    up[0, FILE_AT] = 1 / size[FILE_AT]
+    down[I_PART, 0] = END_ALONE / 6 * model.embed.weight[_END, I_PART]
+
+
+def _compare(heads: list[CircuitHead], model: InfiniModel) -> None:
+    _, hit, seen, before = heads
+    random = torch.Generator().manual_seed(0)
+    at = 0
+    for count, part, strength in ((44, I_PART, SAME_WORD), (27, N_PART, SAME_BEFORE)):
+        size = part.stop - part.start
+        word = placed((orthogonal(count, size, random) * math.sqrt(size / count), part), width=D_MODEL)
+        at = hit.alike(at, word, word, strength)
+    hit.prefers(at, {QUEST_AT: ASKED_WORD / 2})
+    hit.carries(_one(RARE_AT), _one(HIT_AT), MARK)
+    hit.or_nothing(NO_WORD)[GLUED_AT] += MORE_OF_PIECES * hit.scale / hit.given.size[GLUED_AT]
+    before.prefers(0, {QEND_AT: MARKED / 2})
+    before.carries(_one(ONE_AT), _one(ASKED1_AT), MARK).or_nothing(MARKED / 2)
+    copying, grams = CircuitHead(model.attentions()[-1], 0, seen.given, kept=True), seen.free[:GRAM_DIMENSIONS]
+    seen.q[grams], seen.k[grams] = copying.q[grams], copying.k[grams]
+    seen.carries(_one(ONE_AT), _one(SEEN_AT), MARK).or_nothing(NO_GRAM)
+
+
+class _Filing:
+    """The gates of a layer with a memory."""
+
+    def __init__(self, attention: InfiniAttention, size: Tensor):
+        assert attention.write_gate is not None and attention.read_gate is not None
+        self._write, self._read, self._size = attention.write_gate, attention.read_gate, size
+        self._heads = attention.config.remembering
+
+    def writes(self, head: int, begins: int, own: Mapping[int, float], whole: Mapping[int, float], weights: Mapping[int, float]) -> None:
+        self._write.bias[4 * self._heads + head] = -0.5
+        own = {**own, F_AT[2]: _SHUT, BOS_AT: _SHUT}  # these have no proper address
+        scene = {SEEN_AT: SCENE, ASKED1_AT: SCENE, ONE_AT: -SCENE * SCENE_OLD}
+        for kind, places in enumerate((own, whole, weights, scene, {begins: 1.0})):
+            for at, strength in places.items():
+                self._write.weight[kind * self._heads + head, at] = strength / self._size[at]
+
+    def reads(self, head: int, places: Mapping[int, float], row: Tensor | float = 0.0) -> None:
+        self._read.weight[head] += row
+        for at, strength in places.items():
+            self._read.weight[head, at] += strength / self._size[at]
+
+
+def _file_words(heads: list[CircuitHead], model: InfiniModel) -> None:
+    _, old, word = heads
+    old.carries(_one(SEEN_AT), _one(OLD_AT), MARK)
+    size = word.given.size
+    word.q[:CODE, I_PART] = word.k[:CODE, I_PART] = torch.eye(CODE) * LENGTH / size[I_PART]
+    word.carries(PS_PART, PV2_PART, LOUD * MARK)
+    filing = _Filing(model.attentions()[4], size)
+    filing.writes(0, START_AT, {ONE_AT: _OPEN, SEEN_AT: _SHUT}, NOVEL, {})
+    filing.reads(0, {ONE_AT: -_OPEN, ASKED_AT: 20 * _OPEN})
+
+
+def _ask(heads: list[CircuitHead], model: InfiniModel) -> None:
+    vote, asked = heads
+    size = vote.given.size
+    vote.at_distance(QUESTION, 18).carries(PV2_PART, PM_PART, MARK)
+    vote.prefers(0, {RARE_AT: RARE, ASKED_AT: ASK})
+    vote.or_nothing(0.0)
+    asked.q_bias[0] = asked.k_bias[0] = LENGTH
+    asked.carries(PS_PART, PM_PART, MARK)
+    filing = _Filing(model.attentions()[5], size)
+    filing.writes(0, START_AT, {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT}, {START_AT: -HELD / 2} | HELD_WORDS, TOLD)
+    filing.reads(0, {ONE_AT: _OPEN})
+
+
+def _file_sentences(heads: list[CircuitHead], model: InfiniModel) -> None:
+    copying, begin, gram = heads[0], heads[3], heads[4]
+    size = begin.given.size
+    first = -heads[1].q[heads[1].free[-1]] / (FIRST * begin.scale)
+    first[ONE_AT] = 0.0  # what is left tells the token that an answer begins behind
+    first = -heads[1].q[heads[1].free[-1]] / (FIRST * begin.scale)
+    first[ONE_AT] = 0.0  # what is left tells the token that an answer begins behind
+    copying.o *= 2.0  # the full reader has two of them
+    for head in heads[:3]:
+        head.q[head.free[-1], FILE_AT] += SILENT * head.scale / size[FILE_AT]
+    second = copying.q[copying.free[GRAM_DIMENSIONS + PLACE]] / (math.sqrt(SECOND) * begin.scale)
+    lengths = torch.tensor(PLACES).sqrt().repeat_interleave(2) * math.sqrt(len(PLACES))
+    for rows, part in ((begin.q, PM_PART), (begin.k, PS_PART)):
+        rows[:PLACE, part] = torch.diag(lengths) * LENGTH / size[part]
+    # A sentence's first and second token have one address, and another mark.
+    begin.q[PLACE], begin.q[PLACE + 1] = LENGTH * first, LENGTH * second
+    begin.k[PLACE, START_AT], begin.k[PLACE + 1, START1_AT] = LENGTH / size[START_AT], LENGTH / size[START1_AT]
+    begin.carries(I_PART, I_PART, BEGIN_TIMES)
+    compared = copying.free[:GRAM_DIMENSIONS]
+    at = slice(GRAM_DIMENSIONS, GRAM_DIMENSIONS + PLACE)
+    gram.q[:GRAM_DIMENSIONS], gram.k[:GRAM_DIMENSIONS] = copying.q[compared], copying.k[compared]
+    for rows in (gram.q, gram.k):
+        rows[GRAM_SIZES[0] : GRAM_DIMENSIONS] *= EARLIER
+    for rows, part in ((gram.q, PM_PART), (gram.k, PS_PART)):
+        rows[at, part] = torch.diag(lengths) * math.sqrt(ADDRESS) * gram.scale / size[part]
+    gram.q.mul_(LENGTH / GRAM_LENGTH)
+    gram.k.mul_(LENGTH / GRAM_LENGTH)
+    gram.carries(I_PART, I_PART, COPY_TIMES)
+    gram.v[:, START_AT] += END_TIMES * model.embed.weight[_END, I_PART] / size[START_AT]
+    filing = _Filing(model.attentions()[6], size)
+    filing.writes(0, START_AT, {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT}, NOVEL | HELD_WORDS, TOLD)
+    # What stands in front of a sentence's first token ends an answer, and is filed with the sentence before.
+    new = {START1_AT: NOVEL[START_AT]} | {at: strength for at, strength in NOVEL.items() if at != START_AT}
+    filing.writes(1, START1_AT, {ONE_AT: _OPEN}, new | HELD_WORDS, TOLD)
+    filing.reads(0, {ONE_AT: -3 * _OPEN}, 4 * _OPEN * (first + second))
+    filing.reads(1, {ONE_AT: 3 * _OPEN}, -4 * _OPEN * (first + second))
