@@ -66,6 +66,8 @@ OLD_AT, HIT_AT = QMARK_AT, USER_AT
 """In places that nothing looks at behind layer 1."""
 PV2_PART, PM_PART = slice(304, 316), slice(316, 328)
 D_MODEL, MLP, SEGMENT = 328, 2, 2048
+WORDS = 4
+"""The layer that files words."""
 ASKING, ASKING_DIM = 5, 48
 """The layer whose heads carry little, and how large they are."""
 LOCAL_HEADS, MEMORY_HEADS = (5, 5, 2, 4, 2, 1, 3), (0, 0, 0, 0, 1, 1, 2)
@@ -102,8 +104,9 @@ SILENT = 300.0
 SCENE, SCENE_OLD = 0.1, 0.75
 """A text is filed whose tokens stood before in such a share, or with a question in front."""
 _SHUT, _OPEN = -60.0, 20.0
-NEW, NEW_TOKENS, FILED, HELD = 8.0, 2.5, 1.5, 40.0
-"""A sentence is filed if so many of its tokens are new; e to FILED times the rarity of its words that are asked for as strongly."""
+NEW, NEW_TOKENS, FILED, FILED_NEW, HELD = 8.0, 2.5, 1.5, 0.12, 40.0
+"""A sentence is filed if so many of its tokens are new; e to FILED times the rarity of its words that are asked for as
+strongly, or, where it begins, to FILED_NEW times how many are new."""
 NOVEL = {START_AT: -NEW * NEW_TOKENS, NOVEL_AT: NEW / 2}
 HELD_WORDS = {TOLD_AT: HELD}
 TOLD = {TOLD_AT: FILED}
@@ -304,8 +307,6 @@ def _file_sentences(heads: list[CircuitHead], model: InfiniModel) -> None:
     size = begin.given.size
     first = -heads[1].q[heads[1].free[-1]] / (FIRST * begin.scale)
     first[ONE_AT] = 0.0  # what is left tells the token that an answer begins behind
-    first = -heads[1].q[heads[1].free[-1]] / (FIRST * begin.scale)
-    first[ONE_AT] = 0.0  # what is left tells the token that an answer begins behind
     copying.o *= 2.0  # the full reader has two of them
     for head in heads[:3]:
         head.q[head.free[-1], FILE_AT] += SILENT * head.scale / size[FILE_AT]
@@ -329,7 +330,13 @@ def _file_sentences(heads: list[CircuitHead], model: InfiniModel) -> None:
     gram.carries(I_PART, I_PART, COPY_TIMES)
     gram.v[:, START_AT] += END_TIMES * model.embed.weight[_END, I_PART] / size[START_AT]
     filing = _Filing(model.attentions()[6], size)
-    filing.writes(0, START_AT, {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT}, NOVEL | HELD_WORDS, TOLD)
+    filing.writes(
+        0,
+        START_AT,
+        {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT},
+        NOVEL | HELD_WORDS,
+        TOLD | {NOVEL_AT: FILED_NEW / 2},
+    )
     # What stands in front of a sentence's first token ends an answer, and is filed with the sentence before.
     new = {START1_AT: NOVEL[START_AT]} | {at: strength for at, strength in NOVEL.items() if at != START_AT}
     filing.writes(1, START1_AT, {ONE_AT: _OPEN}, new | HELD_WORDS, TOLD)

@@ -50,7 +50,7 @@ def reader_config(segment_tokens: int = SEGMENT, features: float = 1.0) -> Model
         if number == filing.ASKING:
             own |= {"head_dim": filing.ASKING_DIM, "rope_theta": RATIO ** (filing.ASKING_DIM // 2)}
         elif memory:
-            own |= {"read_centred": True}
+            own |= {"read_centred": number != filing.WORDS}
         layers.append(InfiniConfig(**common | own))
     return ModelConfig(
         vocabulary=SHAPE.vocab_size, d_model=filing.D_MODEL, mlp=filing.MLP, layers=tuple(layers),

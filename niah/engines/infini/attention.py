@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.convolution import ShortConvolution
 from niah.engines.infini.gates import WriteGate
-from niah.engines.infini.local import attend, rotated
-from niah.engines.infini.memory import FeatureMap, Memory, exact, mean_of, recall, write_all, write_told
+from niah.engines.infini.local import attend, rotated, rotations
+from niah.engines.infini.memory import FeatureMap, Memory, exact, write_all, write_told
+from niah.engines.infini.reading import recalled, told
 from niah.engines.infini.sight import Pair, delayed, in_sight, last, late
 from niah.engines.infini.state import InfiniState
-
-NOTHING_READ = 1e-6
-"""A share of memory that is as good as none."""
 
 
 @dataclass(slots=True)
@@ -263,7 +261,6 @@ class InfiniAttention(nn.Module):
         seen = (in_sight(own[0], state.sinks[0], state.recent[0], overlap), in_sight(own[1], state.sinks[1], state.recent[1], overlap))
         if rest:
             before = Memory(*(each.unsqueeze(1) for each in state.memory))
-            # Cloned: a view would hold on to the whole call's tensors.
             kept = key.clone(), value.clone(), None if strength is None else strength.clone()
             return seen, before, replace(state, keys=kept[0], values=kept[1], strengths=kept[2], tokens=tokens)
         before, memory = self._write_delayed(own, strength, state) if self.config.remembering else (state.memory, state.memory)
@@ -298,9 +295,7 @@ class InfiniAttention(nn.Module):
         return heads[..., self.config.heads - self.config.remembering :, :]
 
     def _write(self, keys: Tensor, values: Tensor, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
-        """Whole segments `[b, s, n, h, d]` and what `_strength` says of them, `[b, s * n, *]`, to what each segment reads, and what is
-        there after the last.
-        """
+        """Whole segments `[b, s, n, h, d]` and their `_strength` `[b, s * n, *]` to what each segment reads, and what is there at last."""
         keys, values = _heads_first(self._remembering(keys)), _heads_first(self._remembering(values))
         if strength is not None:
             strength = strength.unflatten(1, (keys.shape[1], -1))
@@ -325,24 +320,12 @@ class InfiniAttention(nn.Module):
             mixed = torch.lerp(local[:, :, forgetting:].to(stored.dtype), stored, share * known).to(local.dtype)
             return (torch.cat([local[:, :, :forgetting], mixed], dim=2) if forgetting else mixed).transpose(2, 3)
         if query.shape[:2] == (1, 1) and opened is not None:
-            return torch.cat([local, self._told(asked, share, memory).to(local.dtype)], dim=2).transpose(2, 3)
+            return torch.cat([local, told(asked, share, lambda some: self._recalled(some, memory)).to(local.dtype)], dim=2).transpose(2, 3)
         stored, known = self._recalled(asked, memory)
         return torch.cat([local, (stored * share * known).to(local.dtype)], dim=2).transpose(2, 3)
 
-    def _told(self, query: Tensor, share: Tensor, memory: Memory) -> Tensor:
-        """What is read times its share, of queries and shares `[1, 1, h, m, *]`; a token of whose heads none reads costs nothing."""
-        asking = (share > NOTHING_READ).any(2).flatten().nonzero().flatten()
-        told = torch.zeros_like(query)
-        if len(asking):
-            stored, known = self._recalled(query.index_select(3, asking), memory)
-            told.index_copy_(3, asking, stored * known * share.index_select(3, asking))
-        return told
-
     def _recalled(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        stored, known = recall(self.features(query), memory)
-        if self.config.read_centred:
-            stored = stored - mean_of(memory)
-        return stored if self.read_scale is None else F.rms_norm(stored, stored.shape[-1:]) * self.read_scale.to(stored.dtype), known
+        return recalled(self.features(query), memory, centred=self.config.read_centred, scale=self.read_scale)
 
     def _local(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Equation 6: queries `[b, s, m, h, d]`, the last m of n keys and values in sight, to `[b, s, h, m, d]`."""
@@ -352,22 +335,12 @@ class InfiniAttention(nn.Module):
         output = attend(*(each.flatten(0, 1).transpose(1, 2) for each in turned))
         return output.unflatten(0, query.shape[:2])
 
-    @property
-    def _reach(self) -> int:
-        """How many tokens a segment's last one has in sight, at most."""
-        return self.config.sink_tokens + self.config.recent_tokens + 2 * self.segment_tokens
-
     def _rotate(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[n, 1, d / 2]` of every position in sight, kept for the next call."""
+        reach = self.config.sink_tokens + self.config.recent_tokens + 2 * self.segment_tokens
         kept = self._rotation
-        if kept is None or kept[0].shape[0] < self._reach or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
-            # What is made in inference mode could not be used in training later.
-            with torch.inference_mode(False):
-                steps = torch.arange(0, self.config.head_dim, 2, dtype=torch.float64) / self.config.head_dim
-                given = torch.tensor(self.config.rope_frequencies, dtype=torch.float64)
-                angles = torch.arange(self._reach)[:, None, None] * (given if len(given) else self.config.rope_theta**-steps)
-                kept = angles.cos().to(like.device, like.dtype), angles.sin().to(like.device, like.dtype)
-            self._rotation = kept
+        if kept is None or kept[0].shape[0] < reach or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
+            kept = self._rotation = rotations(self.config, reach, like)
         return kept
 
 

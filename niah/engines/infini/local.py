@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
+from niah.engines.infini.config import InfiniConfig
+
 BLOCK_TOKENS = 128
 
 
@@ -43,3 +45,13 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         outputs.append(torch.bmm(scores.softmax(dim=-1), value[:, :seen]))
         past = seen
     return torch.cat(outputs, dim=1)
+
+
+def rotations(config: InfiniConfig, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[count, 1, d / 2]` of so many positions."""
+    # What is made in inference mode could not be used in training later.
+    with torch.inference_mode(False):
+        steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+        given = torch.tensor(config.rope_frequencies, dtype=torch.float64)
+        angles = torch.arange(count)[:, None, None] * (given if len(given) else config.rope_theta**-steps)
+        return angles.cos().to(like.device, like.dtype), angles.sin().to(like.device, like.dtype)
