@@ -30,7 +30,7 @@ def full() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def reader(full: dict[str, Tensor]) -> InfiniReader:
-    made = InfiniReader(reader_config(features=0.5), noise(), seed=0)
+    made = InfiniReader(reader_config(features=0.25), noise(), seed=0)
     made.begin(full)
     return made
 

@@ -36,7 +36,7 @@ lengths = [256]
 INFINI = (
     FULL.replace("1536", "512")
     .replace('"full"', '"infini"')
-    .replace("[[stages]]", "[model]\nsegment_tokens = 256\nfeatures = 64\n[[stages]]")
+    .replace("[[stages]]", "[model]\nsegment_tokens = 256\nfeatures = 0.015625\n[[stages]]")
 )
 
 
@@ -132,7 +132,7 @@ def test_the_infini_reader_is_trained_and_begun_with_its_weights(
         wish = ["--recipe", "infini.toml", "--out", "next", "--init", init, "--minutes", "0", "--device", "cpu"]
         assert niah(monkeypatch, "train", "infini", *wish) == 0
         begun = torch.load("next/state.pt", weights_only=True)["model"]
-        name = "layers.4.attention.q_proj.weight"
+        name = "layers.6.attention.q_proj.weight"
         assert torch.allclose(begun[name], best[name], rtol=0.01, atol=1e-6)
     assert json.loads(Path("next/recipe.json").read_text())["init"] == str(Path("run/checkpoint").resolve())
 
