@@ -67,7 +67,7 @@ def test_the_tests_of_the_papers_memory_have_their_shape() -> None:
     differing = {"name", "template"}
     assert last.model_dump(exclude=differing) == first.model_dump(exclude=differing)
     assert last.needles == "default"
-    assert (last.template, first.template) == ("default", "question-twice")
+    assert (last.template, first.template) == ("default", "question-first")
     assert last.lengths[0] == 1000
     assert last.lengths[-1] == 1_000_000
 
