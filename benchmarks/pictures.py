@@ -29,6 +29,7 @@ from niah.engines import BORDER
 from niah.engines.chat import Chat
 from niah.engines.checkpoint import bundled, open_checkpoint
 from niah.engines.infini import attention as mechanism
+from niah.engines.infini import reading
 from niah.engines.infini.checkpoint import load_checkpoint
 from niah.engines.infini.memory import Memory, recall, write_all
 from niah.engines.infini.model import InfiniModel
@@ -88,11 +89,11 @@ def watched(model: InfiniModel) -> Iterator[list[Layer]]:
         return stored, known
 
     hooks = [attention.register_forward_pre_hook(enter(number)) for number, attention in enumerate(model.attentions())]
-    mechanism.write_all, mechanism.recall = write, read
+    mechanism.write_all, reading.recall = write, read
     try:
         yield seen
     finally:
-        mechanism.write_all, mechanism.recall = write_all, recall
+        mechanism.write_all, reading.recall = write_all, recall
         for hook in hooks:
             hook.remove()
 
