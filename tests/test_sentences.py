@@ -229,7 +229,7 @@ def test_time_is_linear_in_hostile_text() -> None:
         text = unit * (50_000 // len(unit)) + "x"
         start = time.process_time()
         assert ends(text)[-1] == len(text)
-        assert time.process_time() - start < 10, unit  # about 0.05 s; 50,000 squared would take minutes
+        assert time.process_time() - start < 1, unit  # about 0.05 s; 50,000 squared would take minutes
 
 
 @pytest.mark.parametrize("domain", ["wikipedia", "legal", "financial", "medical"])

@@ -112,7 +112,7 @@ TOKENS = st.one_of(st.integers(0, 2_000_000), st.sampled_from([99_999, 100_000, 
 CACHING: st.SearchStrategy[Caching] = st.sampled_from(["5m", "1h"])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.one_of(ANY, PACKAGED), st.tuples(TOKENS, TOKENS), st.booleans(), CACHING, st.data())
 def test_no_request_costs_more_than_its_most(
     known: Capabilities, bounds: tuple[int, int], batch: bool, caching: Caching, data: st.DataObject

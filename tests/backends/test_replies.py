@@ -65,7 +65,7 @@ def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [here, *(place for key, each in inner for place in places(each, (*here, key)))]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(case=st.sampled_from(REPLIES), where=st.integers(0, 60), what=JSON)
 def test_whatever_stands_in_a_body(case: dict[str, Any], where: int, what: Any) -> None:
     """A body with any part replaced by anything gives a Reply with sound counts, or an error of the tree."""

@@ -56,7 +56,7 @@ def records(reader: tuple[Path, bool]) -> Iterator[list[Record]]:
     folder, _ = reader
     place = folder.parent
     models = ["server/full", f"hf/{folder}"]
-    config = experiment(place / "both.toml", lengths=[500, 1200], reshuffles=len(CORPORA), depths=(0.3, 1), models=models, cap=CAP)
+    config = experiment(place / "both.toml", lengths=[500, 1500], reshuffles=len(CORPORA), depths=(0, 0.6, 1), models=models, cap=CAP)
     with Server(PYTHON, folder, place / "server.log") as server:
         ended = niah("sweep", config, "--base-url", server.url, "--out", place / "run", cwd=place)
         assert ended.code == 0, f"{ended.out}\n{ended.err}\n{server.tail()}"
@@ -66,7 +66,7 @@ def records(reader: tuple[Path, bool]) -> Iterator[list[Record]]:
 def test_the_served_reader_answers_as_the_local_one(reader: tuple[Path, bool], records: list[Record]) -> None:
     replies = {(record.model.split("/")[0], record.trial.key): record.reply for record in records}
     keys = {record.trial.key for record in records}
-    assert len(keys) == 2 * 2 * len(CORPORA)
+    assert len(keys) == 2 * 3 * len(CORPORA)
     assert len(records) == 2 * len(keys)
     for key in keys:
         served, local = replies["server", key], replies["hf", key]

@@ -74,13 +74,13 @@ def test_a_refused_prefill_says_what_to_do(small: Path, server: Server) -> None:
 
 
 def test_a_server_that_dies_in_the_middle_loses_nothing(folder: Path, server: Server) -> None:
-    config = experiment(folder / "killed.toml", lengths=[400, 800], reshuffles=8)
-    out, planned = folder / "killed", 2 * 3 * 8
+    config = experiment(folder / "killed.toml", lengths=[400, 800, 1600], reshuffles=12)
+    out, planned = folder / "killed", 3 * 3 * 12
     command = ("sweep", config, "--base-url", server.url, "--out", out)
     before = len(server.statuses())
 
     with start(*command, cwd=folder) as process:
-        wait_for_lines(out / "trials.jsonl", 10, process)
+        wait_for_lines(out / "trials.jsonl", 20, process)
         server.kill()
         told, complaint = process.communicate(timeout=600)
     asked = server.statuses()[before:]
@@ -89,7 +89,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(folder: Path, server: Se
     assert 1 <= len(lines(complaint)) <= 2
     assert server.url in complaint
     assert "--out" in told, "the line that resumes"
-    assert 10 <= len(answered) <= len(asked) <= len(answered) + IN_FLIGHT < planned
+    assert 20 <= len(answered) <= len(asked) <= len(answered) + IN_FLIGHT < planned
     assert not [record for record in read(out) if record.error and record.scores]
     assert summary(out)["trials"] + summary(out)["cut"] == len(answered)
 

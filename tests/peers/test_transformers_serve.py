@@ -49,8 +49,8 @@ def encode(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def sweep(folder: Path, server: Server) -> Sweep:
-    """The sweep that most tests look at: three lengths, three depths, every corpus."""
-    config = experiment(folder / "sweep.toml", lengths=[400, 800, 1600], reshuffles=len(CORPORA))
+    """The sweep that most tests look at: three lengths, three depths, every corpus twice."""
+    config = experiment(folder / "sweep.toml", lengths=[400, 800, 1600], reshuffles=2 * len(CORPORA))
     return run_sweep(config, folder / "sweep", server)
 
 
@@ -65,7 +65,7 @@ def measured(folder: Path, server: Server, checkpoint: Path) -> Sweep:
 
 
 def test_every_trial_of_the_plan_is_asked_and_recorded_once(sweep: Sweep) -> None:
-    assert len(sweep.planned) == 3 * 3 * len(CORPORA)
+    assert len(sweep.planned) == 3 * 3 * 2 * len(CORPORA)
     assert sorted(record.trial.key for record in sweep.records) == sorted(sweep.planned)
     assert sweep.statuses == [200] * len(sweep.planned)
     assert {record.trial.corpus for record in sweep.records} == {trial.corpus for trial, _ in sweep.planned.values()}

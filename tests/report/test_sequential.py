@@ -141,14 +141,14 @@ def test_the_order_of_answers_changes_nothing(draw, asked: int, recall: float) -
 
 
 def test_it_is_rarely_wrong_although_needles_and_texts_differ() -> None:
-    """120 sweeps at a drop of exactly the margin, and 120 without one; each model has texts and needles of its own. See benchmarks."""
+    """300 sweeps at a drop of exactly the margin, and 300 without one; each model has texts and needles of its own. See benchmarks."""
     draw = numpy.random.default_rng(4)
     false: dict[str, int] = {"pass": 0, "fail": 0}
     texts, needles = numpy.array([r for _, _, r in ORDER]), numpy.array([DEALT[place] for place in ORDER])
     for drop, wrong in product((0.05, 0.0), ("pass", "fail")):
         if (drop > 0) != (wrong == "pass"):
             continue
-        for _ in range(120):
+        for _ in range(300):
             hits = []
             for recall in (0.85, 0.85 - drop):
                 shift = (draw.normal(0, 0.06, TEXTS)[texts] + draw.normal(0, 0.06, NEEDLES)[needles]).clip(-0.14, 0.14)
@@ -159,7 +159,7 @@ def test_it_is_rarely_wrong_although_needles_and_texts_differ() -> None:
                 if looks.settled:
                     break
             false[wrong] += looks.reached.state == wrong
-    assert max(false.values()) <= 6, false
+    assert max(false.values()) <= 15, false
 
 
 def test_places_name_trials() -> None:

@@ -252,7 +252,7 @@ def schema_checked(xml: str) -> etree._Element:
     return root.find("testsuite")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VERDICTS)
 def test_all_forms_of_a_verdict_agree(verdict: Verdict) -> None:
     data = json.loads(as_json(verdict))

@@ -33,7 +33,7 @@ def test_one_interrupt_keeps_what_is_in_flight_and_prints_the_line_that_resumes(
         process = start("sweep", config, "--base-url", server.url, "--concurrency", "4")
         wait_until_quiet(server, 4)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=30)
         assert process.returncode == 130, errors
         assert "waiting for the answers in flight" in output
         (run,) = (folder / "results").iterdir()
@@ -61,8 +61,8 @@ def test_two_interrupts_stop_at_once_and_keep_all_that_was_answered(folder: Path
         began = time.monotonic()
         for _ in range(3):  # a third press changes nothing
             process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-        assert time.monotonic() - began < 30
+        output, errors = process.communicate(timeout=30)
+        assert time.monotonic() - began < 15
         assert process.returncode == 130, errors
         assert "Traceback" not in errors
         assert len(answered(folder / "run")) == len(lines(folder / "run")) == 10
@@ -84,7 +84,7 @@ def test_an_interrupt_before_the_first_answer_keeps_the_folder_usable(folder: Pa
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=30)
         assert process.returncode == 130, errors
         assert "18 trials are left" in output
         server.answer = found
@@ -100,6 +100,6 @@ def test_an_interrupt_while_waiting_for_a_busy_server_does_not_wait_on(folder: P
         assert server.wait_for(7)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=20)
         assert process.returncode == 130, errors
     assert len(answered(folder / "run")) == len(lines(folder / "run")) == 6

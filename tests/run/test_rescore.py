@@ -173,7 +173,7 @@ def test_a_report_over_two_runs_pools_what_belongs_together(folder: Path) -> Non
     told = summary(folder / "both")
     assert (told["server/good"]["recall"], told["server/good"]["trials"], told["server/good"]["missing"]) == (0.5, 12, 0)
     assert (told["server/bad"]["recall"], told["server/bad"]["trials"], told["server/bad"]["missing"]) == (0.0, 6, 0)
-    assert (folder / "both" / "heatmap.svg").stat().st_size > 1000
+    assert (folder / "both" / "heatmap.png").stat().st_size > 1000
     assert [(path / "summary.json").read_bytes() for path in (good, bad, other)] == before
 
 

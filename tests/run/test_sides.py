@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_names_with_colons(place: Path) -> None:
 
 
 def test_a_hundred_thousand_trials(place: Path, tmp_path: Path) -> None:
-    """A tenth of them here; `benchmarks/gate.py` times them."""
+    """Less than ten seconds of CPU; here a tenth of the trials. Measured: 0.8 s, and 1.8 with coverage; the bound is for busy machines."""
     count, place_of = 10_000, {}
     for name, misses in (("left", 1), ("right", 2)):
         folder = tmp_path / name
@@ -224,7 +225,9 @@ def test_a_hundred_thousand_trials(place: Path, tmp_path: Path) -> None:
                 made = replace(each, model="server/m", scores=(replace(each.scores[0], value=value),))
                 file.write(json.dumps(made.to_json()) + "\n")
         place_of[name] = str(folder)
+    began = time.process_time()
     verdict = compare_sides(place_of["left"], place_of["right"], Gate())
+    assert time.process_time() - began < 8
     assert verdict.comparison.difference is not None and verdict.comparison.difference.trials == count
     assert verdict.comparison.difference.mean == pytest.approx(-0.05)
 

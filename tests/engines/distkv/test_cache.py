@@ -94,11 +94,9 @@ def test_half_precision_errs_no_more_than_transformers_itself(family: str):
                 other = stock(torch.tensor([ids[start:stop]]), past_key_values=static).logits[0, -1]
             static_errors.append(other.float() - right[stop - 1])
             errors.append(step(ours, reading, ids[start:stop]).float() - right[stop - 1])
-    assert 0 < _rms(errors) <= 1.15 * _rms(static_errors)
-
-
-def _rms(errors: list[torch.Tensor]) -> float:
-    return float(torch.stack(errors).square().mean().sqrt())
+    ours_off, floor = torch.stack(errors), torch.stack(static_errors)
+    assert 0 < ours_off.square().mean().sqrt() <= 1.15 * floor.square().mean().sqrt()
+    assert ours_off.abs().max() <= 2 * floor.abs().max()
 
 
 def test_a_model_without_our_cache_is_refused(models: dict[str, tuple[Any, Any]]):

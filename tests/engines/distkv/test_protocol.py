@@ -280,7 +280,7 @@ class Protocol(RuleBasedStateMachine):
 
 class TestProtocol(Protocol.TestCase):
     settings = settings(  # more examples where a profile asks for more (benchmarks/distkv_mutants.py)
-        max_examples=max(100, settings.default.max_examples if settings.default else 0), stateful_step_count=50, deadline=None,
+        max_examples=max(200, settings.default.max_examples if settings.default else 0), stateful_step_count=50, deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
 
