@@ -65,6 +65,12 @@ class Layer:
         return weight / weight.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
+def _set(functions: dict[Any, dict[str, Any]]) -> None:
+    for module, named in functions.items():
+        for name, function in named.items():
+            setattr(module, name, function)
+
+
 @contextmanager
 def watched(model: InfiniModel) -> Iterator[list[Layer]]:
     """The layers' doings, filled in as the model runs, one text at a time."""
@@ -88,12 +94,21 @@ def watched(model: InfiniModel) -> Iterator[list[Layer]]:
         seen[now[0]].stored.append(stored[0].transpose(0, 1).flatten(1, 2))
         return stored, known
 
+    def write_told(features: Any, pair: tuple[Tensor, Tensor], strength: Tensor, start: Memory, config: Any) -> tuple[Memory, Memory]:
+        return write(features(pair[0]), pair[1], strength, start, config)  # what is not written has a column too
+
+    def told(query: Tensor, share: Tensor, read_all: Any) -> Tensor:
+        stored, known = read_all(query)
+        return stored * known * share
+
+    own = {mechanism: {"write_all": write, "write_told": write_told, "told": told}, reading: {"recall": read}}
+    theirs = {module: {name: getattr(module, name) for name in changed} for module, changed in own.items()}
     hooks = [attention.register_forward_pre_hook(enter(number)) for number, attention in enumerate(model.attentions())]
-    mechanism.write_all, reading.recall = write, read
+    _set(own)
     try:
         yield seen
     finally:
-        mechanism.write_all, reading.recall = write_all, recall
+        _set(theirs)
         for hook in hooks:
             hook.remove()
 
@@ -132,15 +147,15 @@ def read_prompt(model: InfiniModel, chat: Chat, prompt: Prompt, sentence: str) -
             layer.stored.clear()
         model(torch.tensor([ids[border:-1]]), states)
     words = [chat.text([id_]) for id_ in ids]
-    for layer, attention in zip(layers, model.attentions(), strict=True):
-        _trim(layer, border, asked, getattr(attention.config, "write_delay_tokens", 0))
+    for layer in layers:
+        _trim(layer, border, asked)
     return Reading(layers=layers, text=words[:border], answer=words[border + asked :], needle=needle)
 
 
-def _trim(layer: Layer, text: int, asked: int, delay: int) -> None:
+def _trim(layer: Layer, text: int, asked: int) -> None:
     """Keep what was written of the text, token by token, and the queries that the answer's tokens follow from."""
     for kept in (layer.keys, layer.values, layer.strengths):
-        kept[:] = [torch.cat(kept, 1)[:, delay : delay + text]] if kept else []
+        kept[:] = [torch.cat(kept, 1)[:, :text]] if kept else []
     for kept in (layer.queries, layer.stored):
         kept[:] = [torch.cat(kept, 1)[:, asked - 1 :]] if kept else []
 

@@ -50,7 +50,6 @@ from niah.training.parts import (
     GLUED_AT,
     I_PART,
     MARK,
-    MARKS,
     N_PART,
     ONE,
     ONE_AT,
@@ -69,7 +68,10 @@ from niah.training.parts import (
     CircuitHead,
     Codes,
     Given,
+    neuron,
+    one,
     placed,
+    sizes,
 )
 from niah.training.structure import Vocabulary, rarities, unit
 
@@ -174,30 +176,18 @@ def _watched(model: Llama, norm: nn.Module, sample: Tensor) -> tuple[Tensor, Ten
     return seen[0]
 
 
-def _units(stream: Tensor) -> Tensor:
-    size = torch.full((D_MODEL,), float(stream[:, 1:].square().mean(-1).rsqrt().mean()))
-    for part in MARKS:
-        size[part] *= MARK
-    size[ONE_AT] *= ONE
-    return size
-
-
 def _given(model: Llama, sample: Tensor, layer: int) -> Given:
     stream, x = _watched(model, model.layers[layer].get_submodule("input_layernorm"), sample)
-    return Given(size=_units(stream), first=x[:, 0].mean(0), x=x)
+    return Given(size=sizes(stream), first=x[:, 0].mean(0), x=x)
 
 
 def _mark_starts(model: Llama, sample: Tensor) -> None:
     """Two neurons: START is E1, but not where the end was a bare full stop (E of 1) and I am GLUED, or it only shortens."""
     layer = model.layers[0]
-    size = _units(_watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
-    gate, up, down = (layer.get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
-    for neuron, (least, sign) in enumerate(((6.0, 1.0), (12.0, -1.0))):
-        gate[neuron], up[neuron] = 0.0, 0.0
-        for at, strength in ((E1_AT, 12.0), (GLUED_AT, -12.0), (SHORT2_AT, -12.0), (ONE_AT, -least)):
-            gate[neuron, at] = strength / size[at]
-        up[neuron, ONE_AT] = 1 / size[ONE_AT]
-        down[START_AT, neuron] = sign * MARK / 6
+    size = sizes(_watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
+    for number, (least, sign) in enumerate(((1.0, 1.0), (2.0, -1.0))):
+        told = neuron(layer, number, size, {E1_AT: 2.0, GLUED_AT: -2.0, SHORT2_AT: -2.0, ONE_AT: -least})
+        told[START_AT] = sign * MARK / 6
 
 
 def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
@@ -208,12 +198,8 @@ def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
         head.o[part, : len(rows)] = torch.eye(len(rows))
         head.v[80, BOS_AT], head.o[F_AT[back - 1], 80] = 1 / head.given.first[BOS_AT], MARK
     for head, at, to in ((heads[0], E_AT, E1_AT), (heads[1], SHORT_AT, SHORT2_AT)):
-        head.carries(_one(at), _one(to), MARK, 81)
-    heads[3].at_distance(WINDOW).carries(_one(ASK_AT), _one(ASKED_AT), 6.0)
-
-
-def _one(at: int) -> slice:
-    return slice(at, at + 1)
+        head.carries(one(at), one(to), MARK, 81)
+    heads[3].at_distance(WINDOW).carries(one(ASK_AT), one(ASKED_AT), 6.0)
 
 
 def _locate(heads: list[CircuitHead], random: torch.Generator) -> None:
@@ -276,11 +262,11 @@ def _find_start(heads: list[CircuitHead], early: Tensor) -> None:
     head.v[:PLACE] += early / head.given.size
     head.prefers(0, {START_AT: HERE})
     head.or_nothing(0.0)
-    heads[1].at_distance(BACK, 1).carries(_one(START_AT), _one(START1_AT), MARK).or_nothing(0.0)
+    heads[1].at_distance(BACK, 1).carries(one(START_AT), one(START1_AT), MARK).or_nothing(0.0)
 
 
 def _find_word(heads: list[CircuitHead], codes: Codes) -> None:
-    head = heads[0].carries(PS_PART, PV_PART, MARK).carries(_one(ONE_AT), _one(FOUND_AT), MARK, PLACE)
+    head = heads[0].carries(PS_PART, PV_PART, MARK).carries(one(ONE_AT), one(FOUND_AT), MARK, PLACE)
     head.alike(0, placed((codes.previous, I_PART)), placed((torch.eye(PREVIOUS), N_PART)), MATCH)
     head.or_nothing(NO_MATCH)
 

@@ -25,12 +25,13 @@ filed. Nothing in here knows a needle, a template or a text; the full reader's w
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from niah.engines.infini.attention import InfiniAttention
-from niah.engines.infini.model import InfiniModel
+from niah.engines.infini.model import InfiniModel, Layer
 from niah.training.addresses import FIRST, GRAM_SIZES, SECOND
 from niah.training.episodes import USER
 from niah.training.parts import (
@@ -44,9 +45,7 @@ from niah.training.parts import (
     HEAD_DIM,
     I_PART,
     MARK,
-    MARKS,
     N_PART,
-    ONE,
     ONE_AT,
     PLACE,
     PS_PART,
@@ -55,7 +54,10 @@ from niah.training.parts import (
     START_AT,
     CircuitHead,
     Given,
+    neuron,
+    one,
     placed,
+    sizes,
 )
 from niah.training.parts import D_MODEL as FULL_D_MODEL
 from niah.training.structure import orthogonal
@@ -98,7 +100,7 @@ NEURONS = {
     ),
     4: (({OLD_AT: 20.0, ONE_AT: -15.0}, FILE_AT), ({ASKED1_AT: 2.0, ONE_AT: -1.0}, FILE_AT)),
 }
-"""By layer: marks that are made of others."""
+"""By layer: marks that are made of others, by `parts.neuron`."""
 SILENT = 300.0
 """By how much the full reader's last heads are silenced where the memory is to answer."""
 SCENE, SCENE_OLD = 0.1, 0.75
@@ -134,12 +136,19 @@ def graft(model: InfiniModel, full: Mapping[str, Tensor], question: Tensor, samp
         _take(model, full)
         model.embed.weight[question, QMARK_AT] = MARK
         model.embed.weight[USER, USER_AT] = MARK
+        stream = model.embed(sample)
         for number, step in enumerate(steps):
-            attention, given = model.attentions()[number], _given(model, sample, number)
-            kept, config = len(SHARED_HEADS[number]), attention.config
-            step([CircuitHead(attention, each, given, dim=config.head_dim, kept=each < kept) for each in range(config.heads)], model)
-            _conclude(model, number, sample)
-        _end(model, sample)
+            layer, kept = cast(Layer, model.layers[number]), len(SHARED_HEADS[number])
+            attention, given = layer.attention, _given(layer.input_norm, stream)
+            dim, heads = attention.config.head_dim, range(attention.config.heads)
+            step([CircuitHead(attention, each, given, dim=dim, kept=each < kept) for each in heads], model)
+            stream = stream + attention(layer.input_norm(stream))[0]
+            size = _given(layer.mlp_norm, stream).size
+            for each, (places, to) in enumerate(NEURONS.get(number, ())):
+                neuron(layer, each, size, places)[to] = MARK / 6
+            if number == len(steps) - 1:
+                _end(model, size)
+            stream = stream + layer.mlp(layer.mlp_norm(stream))
 
 
 def _take(model: InfiniModel, full: Mapping[str, Tensor]) -> None:
@@ -168,41 +177,15 @@ def _take(model: InfiniModel, full: Mapping[str, Tensor]) -> None:
     own["layers.0.mlp.down_proj.weight"][old, :_NEURONS] = full["layers.0.mlp.down_proj.weight"][:, :_NEURONS]
 
 
-def _watched(model: InfiniModel, layer: int, name: str, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """What a norm is given and what it gives [b, t, d_model] on a sample."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def watch(_: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
-        seen.append((given[0], out))
-
-    hook = model.layers[layer].get_submodule(name).register_forward_hook(watch)
-    model(sample)
-    hook.remove()
-    return seen[0]
-
-
-def _units(model: InfiniModel, layer: int, name: str, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """What marks and codes of 1 become behind a norm [d_model], and all that it gives [b, t, d_model]."""
-    stream, out = _watched(model, layer, name, sample)
-    size = stream[:, 1:].square().mean(-1).rsqrt().mean() * model.layers[layer].get_submodule(name).get_parameter("weight")
-    for part in (*MARKS, slice(QMARK_AT, D_MODEL)):
-        size[part] *= MARK
-    size[ONE_AT] *= ONE
-    return size, out
-
-
-def _given(model: InfiniModel, sample: Tensor, layer: int) -> Given:
-    size, x = _units(model, layer, "input_norm", sample)
-    return Given(size=size, first=x[:, 0].mean(0), x=x)
-
-
-def _one(at: int) -> slice:
-    return slice(at, at + 1)
+def _given(norm: nn.RMSNorm, stream: Tensor) -> Given:
+    """What stands behind a norm that the stream [b, t, d_model] goes through."""
+    x = norm(stream)
+    return Given(size=sizes(stream) * norm.weight, first=x[:, 0].mean(0), x=x)
 
 
 def _lately(head: CircuitHead, at: int, to: int) -> None:
     """The mark `to`: one of the last hundred tokens has the mark `at`."""
-    head.at_distance(LATELY).carries(_one(ONE_AT), _one(to), MARK)
+    head.at_distance(LATELY).carries(one(ONE_AT), one(to), MARK)
     head.prefers(0, {at: MARKED})
     head.or_nothing(MARKED + LEAST)
     pairs = list(LATELY)
@@ -217,27 +200,6 @@ def _locate(heads: list[CircuitHead], _: InfiniModel) -> None:
     _lately(heads[4], USER_AT, NEARSTART_AT)
 
 
-def _conclude(model: InfiniModel, layer: int, sample: Tensor) -> None:
-    """A layer's `NEURONS`: a mark gets silu(6 x) / 6, where x is the sum of marks times what is said there."""
-    size, _ = _units(model, layer, "mlp_norm", sample)
-    gate, up, down = (model.layers[layer].get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
-    for neuron, (places, to) in enumerate(NEURONS.get(layer, ())):
-        for at, times in places.items():
-            gate[neuron, at] = 6 * times / size[at]
-        up[neuron, ONE_AT] = 1 / size[ONE_AT]
-        down[to, neuron] = MARK / 6
-
-
-def _end(model: InfiniModel, sample: Tensor) -> None:
-    """Where the memory answers and knows of nothing behind a full stop, the answer ends."""
-    size, _ = _units(model, len(model.layers) - 1, "mlp_norm", sample)
-    gate, up, down = (model.layers[-1].get_submodule("mlp").get_parameter(f"{name}_proj.weight") for name in ("gate", "up", "down"))
-    for at, strength in ((E_AT, 12.0), (ONE_AT, -6.0), (FIRST_AT, -60.0)):
-        gate[0, at] = strength / size[at]
-    up[0, FILE_AT] = 1 / size[FILE_AT]
-    down[I_PART, 0] = END_ALONE / 6 * model.embed.weight[_END, I_PART]
-
-
 def _compare(heads: list[CircuitHead], model: InfiniModel) -> None:
     _, hit, seen, before = heads
     random = torch.Generator().manual_seed(0)
@@ -247,13 +209,13 @@ def _compare(heads: list[CircuitHead], model: InfiniModel) -> None:
         word = placed((orthogonal(count, size, random) * math.sqrt(size / count), part), width=D_MODEL)
         at = hit.alike(at, word, word, strength)
     hit.prefers(at, {QUEST_AT: ASKED_WORD / 2})
-    hit.carries(_one(RARE_AT), _one(HIT_AT), MARK)
+    hit.carries(one(RARE_AT), one(HIT_AT), MARK)
     hit.or_nothing(NO_WORD)[GLUED_AT] += MORE_OF_PIECES * hit.scale / hit.given.size[GLUED_AT]
     before.prefers(0, {QEND_AT: MARKED / 2})
-    before.carries(_one(ONE_AT), _one(ASKED1_AT), MARK).or_nothing(MARKED / 2)
+    before.carries(one(ONE_AT), one(ASKED1_AT), MARK).or_nothing(MARKED / 2)
     copying, grams = CircuitHead(model.attentions()[-1], 0, seen.given, kept=True), seen.free[:GRAM_DIMENSIONS]
     seen.q[grams], seen.k[grams] = copying.q[grams], copying.k[grams]
-    seen.carries(_one(ONE_AT), _one(SEEN_AT), MARK).or_nothing(NO_GRAM)
+    seen.carries(one(ONE_AT), one(SEEN_AT), MARK).or_nothing(NO_GRAM)
 
 
 class _Filing:
@@ -280,7 +242,7 @@ class _Filing:
 
 def _file_words(heads: list[CircuitHead], model: InfiniModel) -> None:
     _, old, word = heads
-    old.carries(_one(SEEN_AT), _one(OLD_AT), MARK)
+    old.carries(one(SEEN_AT), one(OLD_AT), MARK)
     size = word.given.size
     word.q[:CODE, I_PART] = word.k[:CODE, I_PART] = torch.eye(CODE) * LENGTH / size[I_PART]
     word.carries(PS_PART, PV2_PART, LOUD * MARK)
@@ -303,42 +265,54 @@ def _ask(heads: list[CircuitHead], model: InfiniModel) -> None:
 
 
 def _file_sentences(heads: list[CircuitHead], model: InfiniModel) -> None:
-    copying, begin, gram = heads[0], heads[3], heads[4]
+    *theirs, begin, gram = heads
+    copying, beginning, _ = theirs
     size = begin.given.size
-    first = -heads[1].q[heads[1].free[-1]] / (FIRST * begin.scale)
-    first[ONE_AT] = 0.0  # what is left tells the token that an answer begins behind
-    copying.o *= 2.0  # the full reader has two of them
-    for head in heads[:3]:
-        head.q[head.free[-1], FILE_AT] += SILENT * head.scale / size[FILE_AT]
+    # Rows that tell the tokens behind which an answer begins, and behind which it goes on with a second token.
+    first = -beginning.q[beginning.free[-1]] / (FIRST * begin.scale)
+    first[ONE_AT] = 0.0
     second = copying.q[copying.free[GRAM_DIMENSIONS + PLACE]] / (math.sqrt(SECOND) * begin.scale)
-    lengths = torch.tensor(PLACES).sqrt().repeat_interleave(2) * math.sqrt(len(PLACES))
-    for rows, part in ((begin.q, PM_PART), (begin.k, PS_PART)):
-        rows[:PLACE, part] = torch.diag(lengths) * LENGTH / size[part]
-    # A sentence's first and second token have one address, and another mark.
-    begin.q[PLACE], begin.q[PLACE + 1] = LENGTH * first, LENGTH * second
-    begin.k[PLACE, START_AT], begin.k[PLACE + 1, START1_AT] = LENGTH / size[START_AT], LENGTH / size[START1_AT]
-    begin.carries(I_PART, I_PART, BEGIN_TIMES)
-    compared = copying.free[:GRAM_DIMENSIONS]
-    at = slice(GRAM_DIMENSIONS, GRAM_DIMENSIONS + PLACE)
-    gram.q[:GRAM_DIMENSIONS], gram.k[:GRAM_DIMENSIONS] = copying.q[compared], copying.k[compared]
-    for rows in (gram.q, gram.k):
-        rows[GRAM_SIZES[0] : GRAM_DIMENSIONS] *= EARLIER
-    for rows, part in ((gram.q, PM_PART), (gram.k, PS_PART)):
-        rows[at, part] = torch.diag(lengths) * math.sqrt(ADDRESS) * gram.scale / size[part]
-    gram.q.mul_(LENGTH / GRAM_LENGTH)
-    gram.k.mul_(LENGTH / GRAM_LENGTH)
-    gram.carries(I_PART, I_PART, COPY_TIMES)
-    gram.v[:, START_AT] += END_TIMES * model.embed.weight[_END, I_PART] / size[START_AT]
-    filing = _Filing(model.attentions()[6], size)
-    filing.writes(
-        0,
-        START_AT,
-        {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT},
-        NOVEL | HELD_WORDS,
-        TOLD | {NOVEL_AT: FILED_NEW / 2},
-    )
+    copying.o *= 2.0  # the full reader has two of them
+    for head in theirs:
+        head.q[head.free[-1], FILE_AT] += SILENT * head.scale / size[FILE_AT]
+    _begin(begin, first, second)
+    _copy(gram, copying, model.embed.weight[_END, I_PART])
+    filing, speaks = _Filing(model.attentions()[6], size), _OPEN * (first + second)
+    starts = {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT}
+    filing.writes(0, START_AT, starts, NOVEL | HELD_WORDS, TOLD | {NOVEL_AT: FILED_NEW / 2})
     # What stands in front of a sentence's first token ends an answer, and is filed with the sentence before.
-    new = {START1_AT: NOVEL[START_AT]} | {at: strength for at, strength in NOVEL.items() if at != START_AT}
+    new = {START1_AT: NOVEL[START_AT], NOVEL_AT: NOVEL[NOVEL_AT]}
     filing.writes(1, START1_AT, {ONE_AT: _OPEN}, new | HELD_WORDS, TOLD)
-    filing.reads(0, {ONE_AT: -3 * _OPEN}, 4 * _OPEN * (first + second))
-    filing.reads(1, {ONE_AT: 3 * _OPEN}, -4 * _OPEN * (first + second))
+    filing.reads(0, {ONE_AT: -3 * _OPEN}, 4 * speaks)
+    filing.reads(1, {ONE_AT: 3 * _OPEN}, -4 * speaks)
+
+
+def _place_strengths() -> Tensor:
+    return torch.diag(torch.tensor(PLACES).sqrt().repeat_interleave(2) * math.sqrt(len(PLACES)))
+
+
+def _begin(head: CircuitHead, first: Tensor, second: Tensor) -> None:
+    """A sentence's first and second token have one address, and another mark."""
+    size = head.given.size
+    head.q[:PLACE, PM_PART], head.k[:PLACE, PS_PART] = (_place_strengths() * LENGTH / size[part] for part in (PM_PART, PS_PART))
+    head.q[PLACE], head.q[PLACE + 1] = LENGTH * first, LENGTH * second
+    head.k[PLACE, START_AT], head.k[PLACE + 1, START1_AT] = LENGTH / size[START_AT], LENGTH / size[START1_AT]
+    head.carries(I_PART, I_PART, BEGIN_TIMES)
+
+
+def _copy(head: CircuitHead, copying: CircuitHead, end: Tensor) -> None:
+    """As a copying head of the full reader compares the last tokens, and by an address."""
+    size, at = head.given.size, slice(GRAM_DIMENSIONS, GRAM_DIMENSIONS + PLACE)
+    for rows, theirs, part in ((head.q, copying.q, PM_PART), (head.k, copying.k, PS_PART)):
+        rows[:GRAM_DIMENSIONS] = theirs[copying.free[:GRAM_DIMENSIONS]]
+        rows[GRAM_SIZES[0] : GRAM_DIMENSIONS] *= EARLIER
+        rows[at, part] = _place_strengths() * math.sqrt(ADDRESS) * head.scale / size[part]
+        rows.mul_(LENGTH / GRAM_LENGTH)
+    head.carries(I_PART, I_PART, COPY_TIMES)
+    head.v[:, START_AT] += END_TIMES * end / size[START_AT]
+
+
+def _end(model: InfiniModel, size: Tensor) -> None:
+    """Where the memory answers and knows of nothing behind a full stop, the answer ends."""
+    told = neuron(model.layers[-1], 0, size, {E_AT: 2.0, ONE_AT: -1.0, FIRST_AT: -10.0}, times=FILE_AT)
+    told[I_PART] = END_ALONE / 6 * model.embed.weight[_END, I_PART]

@@ -91,11 +91,10 @@ class InfiniReader:
         hidden: list[Tensor] = []
         self._shares = []
         for row, (text, needle) in enumerate(zip(batch.texts, batch.needle, strict=True)):
-            told = needle[None] if needle.ndim == 1 else needle
-            weight = torch.where(told == -1, virtual_times, 1.0)
+            weight = torch.where(needle == -1, virtual_times, 1.0)
             watches = [Watch() for _ in self.model.config.layers]
             _, states = self.model(text, write_weight=weight, watches=watches)
-            self._shares.append(_surprise(watches[-1], told, weight))
+            self._shares.append(_surprise(watches[-1], needle, weight))
             turns = batch.turns[batch.text_of == row]
             hidden.append(self.model(turns, _for_each(self.model.close_segment(states), len(turns)))[0])
         return self.model.logits(torch.cat(hidden).flatten(0, 1)[batch.at])
@@ -131,7 +130,7 @@ def question_ends() -> Tensor:
 
 
 def _surprise(watch: Watch, told: Tensor, weight: Tensor) -> Tensor:
-    """Of one text: `told` and `weight` [1, T] are the number of the needle and the weight of what is written at a place."""
+    """Of one text: `told` and `weight` [1, T] are each token's needle, as `TurnBatch` numbers them, and its weight."""
     assert watch.write_logarithms is not None
     strength = watch.write_logarithms.float() + weight.log().unsqueeze(-1)
     wanted = (told >= 0).unsqueeze(-1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from niah.training.structure import Head, Projections, orthogonal
 
@@ -99,6 +99,32 @@ class Codes:
             (placed((n @ self.previous, I_PART)), placed((n, N_PART))),
             (placed((b @ self.turn @ self.entry @ self.back, N_PART), (BEFORE * b @ self.turn, B_PART)), placed((b, B_PART))),
         ]
+
+
+def one(at: int) -> slice:
+    return slice(at, at + 1)
+
+
+def sizes(stream: Tensor) -> Tensor:
+    """What marks and codes of 1 become behind a norm of weight 1 in front of which the stream is `stream` [b, t, d_model]: [d_model]."""
+    size = torch.full((stream.shape[-1],), float(stream[:, 1:].square().mean(-1).rsqrt().mean()))
+    for part in (*MARKS, slice(START1_AT + 1, None)):
+        size[part] *= MARK
+    size[ONE_AT] *= ONE
+    return size
+
+
+def neuron(layer: nn.Module, number: int, size: Tensor, places: Mapping[int, float], *, times: int = ONE_AT) -> Tensor:
+    """Lets a neuron of a layer's SwiGLU say silu(6 x) y: x is the sum of marks times what `places` says of them, y the mark `times`.
+
+    Its column in `down_proj` [d_model], to be filled.
+    """
+    gate, up, down = (layer.get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
+    gate[number], up[number] = 0.0, 0.0
+    for at, strength in places.items():
+        gate[number, at] = 6 * strength / size[at]
+    up[number, times] = 1 / size[times]
+    return down[:, number]
 
 
 def placed(*parts: tuple[Tensor, slice], width: int = D_MODEL) -> Tensor:

@@ -11,10 +11,8 @@ a query finds nothing in memory (all of the first segment) the head gives its lo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
 from niah.engines.infini.config import InfiniConfig
@@ -23,7 +21,7 @@ from niah.engines.infini.gates import WriteGate
 from niah.engines.infini.local import attend, rotated, rotations
 from niah.engines.infini.memory import FeatureMap, Memory, exact, write_all, write_told
 from niah.engines.infini.reading import recalled, told
-from niah.engines.infini.sight import Pair, delayed, in_sight, last, late
+from niah.engines.infini.sight import Pair, in_sight, last
 from niah.engines.infini.state import InfiniState
 
 
@@ -97,7 +95,6 @@ class InfiniAttention(nn.Module):
             x: `[b, t, d_model]`.
             state: what the tokens before left; None at a text's beginning.
             write_weight: `[b, t]`, multiplies what each token adds to M and z. With the linear rule, w is the same as that text w times.
-                With a write delay, that of the token where the writing happens.
             watch: filled in.
 
         Returns:
@@ -109,7 +106,7 @@ class InfiniAttention(nn.Module):
         self._check(x)
         state = state or self.start(x)
         inputs = self.conv(x, state.tail) if self.conv else (x, x, x)
-        query, key, value = self._query(x, inputs[0]), self._key(x, inputs[1]), self._value(x, inputs[2])
+        query, key, value = self._query(inputs[0]), self._key(inputs[1]), self._value(inputs[2])
         strength = self._strength(x, write_weight, watch)
         opened = None if self.read_gate is None else self.read_gate(x)
         state = replace(state, tail=state.tail_after(x))
@@ -131,7 +128,7 @@ class InfiniAttention(nn.Module):
         self._check(x)
         state = state or self.start(x)
         inputs = self.conv(x, state.tail, first=1) if self.conv else (x, x)
-        key, value = self._key(x, inputs[0]), self._value(x, inputs[1])
+        key, value = self._key(inputs[0]), self._value(inputs[1])
         strength = self._strength(x, None, None)
         state = replace(state, tail=state.tail_after(x))
         done = 0
@@ -145,63 +142,33 @@ class InfiniAttention(nn.Module):
         """Write an unfinished segment although it is short, so that the next token begins a new one.
 
         That one has the memory, and with `sink_tokens` or `overlap_tokens` the text's first tokens and all of the closed segment in sight.
-        With a write delay the last tokens, of which no gate has told yet, are written as strongly as the last gate says.
         """
         if state.keys.shape[1] and self.config.remembering:
-            state = replace(state, memory=self._written(state))
+            memory = self._write((state.keys.unsqueeze(1), state.values.unsqueeze(1)), state.strengths, state.memory)[1]
+            state = replace(state, memory=memory)
         if not (self.config.sink_tokens or self.config.overlap_tokens):
             return state.new_segment()
-        seen = [
-            torch.cat([recent[:, recent.shape[1] - self._in_front(state) :], own], dim=1)
-            for recent, own in zip(state.recent, (state.keys, state.values), strict=True)
-        ]
-        return replace(state.new_segment(), sinks=state.sinks, recent=(seen[0], seen[1]))
-
-    def _in_front(self, state: InfiniState) -> int:
-        """How many tokens in front of the segment that comes are in sight, its text's first ones apart."""
-        recent = state.recent[0].shape[1]
-        return recent if recent > self.config.recent_tokens else min(recent, self.config.overlap_tokens)
-
-    def _written(self, state: InfiniState) -> Memory:
-        """The memory after an unfinished segment."""
-        delay, keys = self.config.write_delay_tokens, state.keys
-        strength = self._ones(keys) if state.strengths is None else state.strengths
-        pair = keys, state.values
-        if delay:
-            closed = not 0 < state.recent[0].shape[1] <= self.config.recent_tokens
-            front = [
-                recent[:, recent.shape[1] - delay :] if recent.shape[1] else own.new_zeros(own.shape[0], delay, *own.shape[2:])
-                for recent, own in zip(state.recent, pair, strict=True)
-            ]
-            pair = torch.cat([front[0], keys], dim=1), torch.cat([front[1], state.values], dim=1)
-            strength = torch.cat([late(strength, delay) if closed else strength, strength[:, -1:].expand(-1, delay, -1)], dim=1)
-        with torch.autocast(keys.device.type, enabled=False):
-            return self._write(pair[0].unsqueeze(1), pair[1].unsqueeze(1), strength, state.memory)[1]
+        seen = torch.cat([state.recent[0], state.keys], dim=1), torch.cat([state.recent[1], state.values], dim=1)
+        return replace(state.new_segment(), sinks=state.sinks, recent=seen)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or not x.shape[1] or x.shape[2] != self.config.d_model:
             raise ValueError(f"the input is {list(x.shape)}: it has to be [batch, 1 or more tokens, {self.config.d_model}]")
 
-    def _query(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Of the layer's input and the convolution's output `[b, t, d_model]`: `[b, t, h, d]`; so below."""
-        query = self._project(self.q_proj, x, mixed)
+    def _query(self, mixed: Tensor) -> Tensor:
+        """Of the convolution's output, or the layer's input, `[b, t, d_model]`: `[b, t, h, d]`; so below."""
+        query = self._split(self.q_proj(mixed))
         return query if self.q_norm is None else self.q_norm(query)
 
-    def _key(self, x: Tensor, mixed: Tensor) -> Tensor:
-        key = self._project(self.k_proj, x, mixed)
+    def _key(self, mixed: Tensor) -> Tensor:
+        key = self._split(self.k_proj(mixed))
         return self._for_all_heads(key if self.k_norm is None else self.k_norm(key))
 
-    def _value(self, x: Tensor, mixed: Tensor) -> Tensor:
-        return self._for_all_heads(self._project(self.v_proj, x, mixed))
+    def _value(self, mixed: Tensor) -> Tensor:
+        return self._for_all_heads(self._split(self.v_proj(mixed)))
 
-    def _project(self, projection: nn.Linear, x: Tensor, mixed: Tensor) -> Tensor:
-        if not self.config.conv_memory_only:
-            return projection(mixed).unflatten(-1, (-1, self.config.head_dim))
-        local = (self.config.heads - self.config.remembering) * self.config.head_dim
-        weight, bias = projection.weight, cast("Tensor | None", projection.bias)
-        rows = (x, slice(local)), (mixed, slice(local, None))
-        parts = [F.linear(given, weight[part], None if bias is None else bias[part]) for given, part in rows]
-        return torch.cat(parts, dim=-1).unflatten(-1, (-1, self.config.head_dim))
+    def _split(self, heads: Tensor) -> Tensor:
+        return heads.unflatten(-1, (-1, self.config.head_dim))
 
     def _for_all_heads(self, x: Tensor) -> Tensor:
         sharing = self.config.heads // x.shape[2]
@@ -214,9 +181,8 @@ class InfiniAttention(nn.Module):
             raise ValueError(f"{opened} tokens wait in an unfinished segment: segment_tokens cannot be {size} in the middle of it")
         if opened or left < size:
             return min(left, size - opened)
-        recent = state.recent[0].shape[1]
-        begins = recent > self.config.recent_tokens or (not recent and (self.config.recent_tokens or self.config.sink_tokens))
-        return size if begins else left - left % size
+        first = self.config.sink_tokens and not state.sinks[0].shape[1]
+        return size if first or state.recent[0].shape[1] != self.config.overlap_tokens else left - left % size
 
     def _strength(self, x: Tensor, write_weight: Tensor | None, watch: Watch | None) -> Tensor | None:
         """How strongly each token is written, `[b, t, h]`, or what the write gate makes that of, `[b, t, c]`; None for 1."""
@@ -257,13 +223,14 @@ class InfiniAttention(nn.Module):
             key, value = torch.cat([state.keys, key], dim=1), torch.cat([state.values, value], dim=1)
         segments, rest = divmod(key.shape[1], self.segment_tokens)
         own = key.unflatten(1, (segments or 1, -1)), value.unflatten(1, (segments or 1, -1))
-        overlap = self._in_front(state) if state.recent[0].shape[1] else self.config.overlap_tokens
+        overlap = state.recent[0].shape[1] or self.config.overlap_tokens
         seen = (in_sight(own[0], state.sinks[0], state.recent[0], overlap), in_sight(own[1], state.sinks[1], state.recent[1], overlap))
         if rest:
             before = Memory(*(each.unsqueeze(1) for each in state.memory))
+            # Cloned: a view would hold on to the whole call's tensors.
             kept = key.clone(), value.clone(), None if strength is None else strength.clone()
             return seen, before, replace(state, keys=kept[0], values=kept[1], strengths=kept[2], tokens=tokens)
-        before, memory = self._write_delayed(own, strength, state) if self.config.remembering else (state.memory, state.memory)
+        before, memory = self._write(own, strength, state.memory) if self.config.remembering else (state.memory, state.memory)
         nothing = key.new_zeros(key.shape[0], 0, *key.shape[2:])
         state = replace(state, memory=memory, keys=nothing, values=nothing, strengths=None, tokens=tokens)
         return seen, before, self._handed_on(state, own)
@@ -271,39 +238,27 @@ class InfiniAttention(nn.Module):
     def _handed_on(self, state: InfiniState, own: Pair) -> InfiniState:
         """The state that the segment after `own` begins with."""
         keys, values = own
-        sinks, recent = self.config.sink_tokens, self.config.recent_tokens
-        if sinks and not state.sinks[0].shape[1]:
-            state = replace(state, sinks=(keys[:, 0, :sinks].clone(), values[:, 0, :sinks].clone()))
+        sinks, recent = self.config.sink_tokens, self.config.overlap_tokens
+        if sinks and not state.sinks[0].shape[1]:  # a closed segment in front of this one was the text's first
+            first = [torch.cat([before, each[:, 0]], dim=1)[:, :sinks].clone() for before, each in zip(state.recent, own, strict=True)]
+            state = replace(state, sinks=(first[0], first[1]))
         return replace(state, recent=(last(keys, recent), last(values, recent))) if recent else state
-
-    def _write_delayed(self, own: Pair, strength: Tensor | None, state: InfiniState) -> tuple[Memory, Memory]:
-        """`_write`, of what stood `write_delay_tokens` earlier."""
-        delay = self.config.write_delay_tokens
-        if delay:
-            strength = self._ones(own[0].flatten(1, 2)) if strength is None else strength
-            # In front of a text nothing is to be written, and what stands in front of a border was.
-            strength = strength if 0 < state.recent[0].shape[1] <= self.config.recent_tokens else late(strength, delay)
-            own = delayed(own[0], state.recent[0], delay), delayed(own[1], state.recent[1], delay)
-        with torch.autocast(own[0].device.type, enabled=False):
-            return self._write(*own, strength, state.memory)
-
-    def _ones(self, key: Tensor) -> Tensor:
-        return key.new_ones(*key.shape[:2], self.config.remembering, dtype=exact(key.dtype))
 
     def _remembering(self, heads: Tensor) -> Tensor:
         """Of `[..., h, d]` the heads that have a memory."""
         return heads[..., self.config.heads - self.config.remembering :, :]
 
-    def _write(self, keys: Tensor, values: Tensor, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
+    def _write(self, own: Pair, strength: Tensor | None, memory: Memory) -> tuple[Memory, Memory]:
         """Whole segments `[b, s, n, h, d]` and their `_strength` `[b, s * n, *]` to what each segment reads, and what is there at last."""
-        keys, values = _heads_first(self._remembering(keys)), _heads_first(self._remembering(values))
-        if strength is not None:
-            strength = strength.unflatten(1, (keys.shape[1], -1))
-            strength = (strength if self.write_gate is None else self.write_gate.strengths(strength)).transpose(2, 3)
-        if self.config.write_least and strength is not None:
-            strength = strength * (strength >= self.config.write_least)
-            return write_told(self.features, (keys, values), strength, memory, self.config)
-        return write_all(self.features(keys), values, strength, memory, self.config)
+        with torch.autocast(own[0].device.type, enabled=False):
+            keys, values = (_heads_first(self._remembering(each)) for each in own)
+            if strength is not None:
+                strength = strength.unflatten(1, (own[0].shape[1], -1))
+                strength = (strength if self.write_gate is None else self.write_gate.strengths(strength)).transpose(2, 3)
+            if self.config.write_least and strength is not None:
+                strength = strength * (strength >= self.config.write_least)
+                return write_told(self.features, (keys, values), strength, memory, self.config)
+            return write_all(self.features(keys), values, strength, memory, self.config)
 
     def _mix(self, local: Tensor, query: Tensor, memory: Memory, opened: Tensor | None) -> Tensor:
         """Equation 10, per head: `[b, s, h, m, d]` from within the segment and queries `[b, s, m, h, d]` to `[b, s, m, h, d]`.
@@ -337,7 +292,7 @@ class InfiniAttention(nn.Module):
 
     def _rotate(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[n, 1, d / 2]` of every position in sight, kept for the next call."""
-        reach = self.config.sink_tokens + self.config.recent_tokens + 2 * self.segment_tokens
+        reach = self.config.sink_tokens + self.config.overlap_tokens + 2 * self.segment_tokens
         kept = self._rotation
         if kept is None or kept[0].shape[0] < reach or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
             kept = self._rotation = rotations(self.config, reach, like)

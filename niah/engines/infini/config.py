@@ -34,8 +34,6 @@ class InfiniConfig:
     """The text's first tokens that stay in sight of every segment (attention sinks, arXiv 2309.17453)."""
     overlap_tokens: int = 0
     """How many tokens of the segment before stay in sight (as in Transformer-XL, arXiv 1901.02860): no border cuts a sentence."""
-    write_delay_tokens: int = 0
-    """A token is written so strongly as the write gate says this many tokens later, when what it stands in is known."""
     kv_heads: int = 0
     """Heads of k and v, each shared by heads / kv_heads of q (grouped queries); 0 for as many as of q."""
     attention_bias: bool = False
@@ -54,8 +52,6 @@ class InfiniConfig:
     """Taps of a causal depthwise convolution, added to the inputs of q, k and v; 0 for none. It reaches over segment borders."""
     conv_dilations: tuple[int, ...] = (1,)
     """One convolution for each, summed; a tap reaches up to (conv_width - 1) * dilation tokens back."""
-    conv_memory_only: bool = False
-    """Only the heads with a memory see its outputs; the others see the layer's inputs as they are."""
     memory_alone: bool = False
     """The heads with a memory do not attend locally: what they give is what they read, times their share of it."""
     read_gate: bool = False
@@ -119,33 +115,26 @@ class InfiniConfig:
             raise ValueError("memory_alone belongs to a layer some of whose heads have a memory, and some do not")
         if self.read_centred and (self.feature_map != "softmax" or self.rule != "linear"):
             raise ValueError("read_centred belongs to the features softmax and to the linear rule")
-        if self.write_pool and (self.write_delay_tokens or not self.write_gate):
-            raise ValueError("write_pool belongs to a write gate, and to no write delay")
+        if self.write_pool and not self.write_gate:
+            raise ValueError("write_pool belongs to a write gate")
 
     def _check_features(self) -> None:
         if self.conv_width < 0 or self.feature_count < 0 or not self.conv_dilations or min(self.conv_dilations) < 1:
             raise ValueError("conv_width and feature_count are 0 or more, conv_dilations are 1 or more")
         if self.feature_groups < 1 or (self.feature_count or 4 * self.head_dim) % self.feature_groups:
             raise ValueError(f"feature_groups is {self.feature_groups}: it has to divide the number of features")
-        if self.conv_memory_only and (self.kv_heads or not self.conv_width):
-            raise ValueError("conv_memory_only belongs to a convolution, and to heads with keys of their own")
 
     def _check_sight(self) -> None:
-        if min(self.sink_tokens, self.overlap_tokens, self.write_delay_tokens) < 0:
-            raise ValueError("sink_tokens, overlap_tokens and write_delay_tokens are 0 or more")
-        if self.sink_tokens + self.recent_tokens > self.segment_tokens:
-            told = f"sink_tokens ({self.sink_tokens}) and those of the segment before ({self.recent_tokens})"
+        if min(self.sink_tokens, self.overlap_tokens) < 0:
+            raise ValueError("sink_tokens and overlap_tokens are 0 or more")
+        if self.sink_tokens + self.overlap_tokens > self.segment_tokens:
+            told = f"sink_tokens ({self.sink_tokens}) and overlap_tokens ({self.overlap_tokens})"
             raise ValueError(f"{told} are together at most segment_tokens ({self.segment_tokens})")
 
     @property
     def remembering(self) -> int:
         """How many heads have a memory."""
         return self.heads if self.memory_heads < 0 else self.memory_heads
-
-    @property
-    def recent_tokens(self) -> int:
-        """How many tokens of the segment before are carried on."""
-        return max(self.overlap_tokens, self.write_delay_tokens)
 
     @property
     def tail_tokens(self) -> int:

@@ -19,19 +19,6 @@ def in_sight(own: Tensor, sinks: Tensor, recent: Tensor, overlap_tokens: int) ->
     return torch.cat(parts, dim=2) if len(parts) > 1 else own
 
 
-def delayed(own: Tensor, recent: Tensor, tokens: int) -> Tensor:
-    """Segments `[b, s, n, h, d]` moved on by `tokens`; zeros in front of a text."""
-    if not tokens:
-        return own
-    front = _in_front(own, recent, tokens) if recent.shape[1] else own.new_zeros(own.shape[0], 1, tokens, *own.shape[3:])
-    return torch.cat([front, own], dim=2)[:, :, : own.shape[2]]
-
-
-def late(strength: Tensor, tokens: int) -> Tensor:
-    """Strengths `[b, n, h]` of a text's first segment, where the first `tokens` have nothing to write yet."""
-    return torch.cat([torch.zeros_like(strength[:, :tokens]), strength[:, tokens:]], dim=1)
-
-
 def last(own: Tensor, tokens: int) -> Tensor:
     """The last tokens of the last of the segments `[b, s, n, h, d]`, `[b, tokens, h, d]`."""
     # Cloned: a view would hold on to the whole call's tensors.

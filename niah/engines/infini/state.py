@@ -31,7 +31,7 @@ class InfiniState:
     sinks: tuple[Tensor, Tensor]
     """Keys and values `[b, sink_tokens, h, d]` of the text's first tokens; of none in the first segment, where they are in sight."""
     recent: tuple[Tensor, Tensor]
-    """Those of the segment before, `[b, recent_tokens, h, d]`; likewise."""
+    """Those of the segment before, `[b, overlap_tokens, h, d]`; likewise."""
     tokens: int
     """Seen so far."""
 

@@ -18,7 +18,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "corrected": {"rule": "delta", "corrected_normaliser": True},
     "bias": {"attention_bias": True},
     "conv": {"conv_width": 4},
-    "conv_memory": {"conv_width": 3, "conv_memory_only": True, "memory_heads": 1, "attention_bias": True},
     "dilated": {"conv_width": 3, "conv_dilations": (1, 4)},
     "read_norm": {"read_norm": True},
     "centred": {"read_centred": True, "feature_map": "softmax", "feature_groups": 2, "write_gate": True},
@@ -36,14 +35,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "groups": {"feature_map": "softmax", "feature_count": 6, "feature_groups": 3},
     "sinks": {"sink_tokens": 2},
     "overlap": {"overlap_tokens": 3},
-    "delay": {"write_delay_tokens": 2, "write_gate": True},
-    "delay_alone": {"write_delay_tokens": 3},
     "one_remembers": {"memory_heads": 1, "read_norm": True, "write_gate": True},
     "none_remembers": {"memory_heads": 0, "overlap_tokens": 1},
     "sight": {
         "sink_tokens": 2,
         "overlap_tokens": 2,
-        "write_delay_tokens": 1,
         "memory_heads": 1,
         "write_gate": True,
         "feature_map": "softmax",
@@ -68,7 +64,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 REMEMBERING = [name for name in OPTIONS if name != "none_remembers"]
-DELAYED = ("delay", "delay_alone", "sight")
 SEEING = ("sinks", "overlap", "sight", "alone_gated")
 
 

@@ -78,9 +78,8 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
     config = layer.config
     part = slice(head * config.head_dim, (head + 1) * config.head_dim)
     projected: list[Tensor] = []
-    plainly = config.conv_memory_only and head < config.heads - len(layer.beta)
     for stream, projection in enumerate((layer.q_proj, layer.k_proj, layer.v_proj)):
-        rows = (x if plainly else convolved(layer, x, stream)) @ projection.weight[part].T
+        rows = convolved(layer, x, stream) @ projection.weight[part].T
         projected.append(rows if projection.bias is None else rows + projection.bias[part])
     query, key, value = projected
     forgetting = config.heads - len(layer.beta)
@@ -113,10 +112,7 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
         if len(places) < config.segment_tokens or own < 0:
             continue
         more, counted = torch.zeros_like(matrix), torch.zeros_like(normaliser)
-        for told in places:
-            t = told - config.write_delay_tokens
-            if t < 0:
-                continue
+        for t in places:
             feature = features(layer, key[t], own)
             change, new = value[t], 1.0
             if config.rule == "delta":
@@ -124,7 +120,7 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
                 change = change if known is None else change - known
             if config.corrected_normaliser:
                 new = float((1 - (normaliser @ feature) / (feature @ feature)).clamp(0, 1))
-            how = strength(layer, x, weight, told, own)
+            how = strength(layer, x, weight, t, own)
             more = more + how * torch.outer(feature, change)
             counted = counted + how * new * feature
         matrix, normaliser = matrix + more, normaliser + counted

@@ -11,7 +11,7 @@ from torch import Tensor
 from niah.engines.infini.attention import InfiniAttention
 from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.state import InfiniState
-from tests.engines.infini.layers import DELAYED, OPTIONS, REMEMBERING, SEEING, close, layer, streamed, text
+from tests.engines.infini.layers import OPTIONS, REMEMBERING, SEEING, close, layer, streamed, text
 
 # --- the state
 
@@ -72,7 +72,7 @@ def test_what_is_absorbed_is_remembered_as_what_is_read(name: str, cuts: list[in
 
 
 @pytest.mark.parametrize("tokens", [3, 5, 13])
-@pytest.mark.parametrize("name", [name for name in REMEMBERING if name not in (*DELAYED, *SEEING)])
+@pytest.mark.parametrize("name", [name for name in REMEMBERING if name not in SEEING])
 def test_a_segment_that_is_closed_early_is_one_padded_without_weight(name: str, tokens: int):
     """So training pads its texts; what follows begins a new segment, in front of which the convolution sees nothing."""
     module, x, question = layer(**OPTIONS[name]), text(tokens), text(4, seed=7)
@@ -106,58 +106,16 @@ def test_a_closed_segment_stays_in_sight_where_any_does(tokens: int):
         assert close(whole[:, :4], answered)
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 8])
 @pytest.mark.parametrize("name", SEEING)
-def test_an_answer_behind_a_border_streams_as_it_does_at_once(name: str):
+def test_an_answer_behind_a_border_streams_as_it_does_at_once(name: str, tokens: int):
+    """Also behind a text that is shorter than the overlap."""
     module, question = layer(**OPTIONS[name]), text(11, seed=7)
     with torch.no_grad():
-        closed = module.close_segment(module(text(8))[1])
+        closed = module.close_segment(module(text(tokens))[1])
         at_once, one = module(question, closed)
         by_token, two = streamed(module, question, list(range(11)), state=closed)
     assert close(at_once, by_token) and close(one.memory.matrix, two.memory.matrix)
-
-
-@pytest.mark.parametrize("tokens", [3, 6, 8, 13])
-def test_a_delay_changes_nothing_where_all_gates_agree(tokens: int):
-    """But for a text that ends with a segment: what no gate has told of by then is never written."""
-    module, prompt = layer(write_gate=True, write_delay_tokens=2), layer(write_gate=True)
-    assert module.write_gate is not None
-    module.write_gate.weight.data.zero_()
-    prompt.load_state_dict(module.state_dict())
-    with torch.no_grad():
-        one = module.close_segment(module(text(tokens))[1]).memory
-        other = prompt.close_segment(prompt(text(tokens))[1]).memory
-    assert close(one.matrix, other.matrix) and close(one.normaliser, other.normaliser)
-
-
-@pytest.mark.parametrize("tokens", [3, 8])
-def test_what_was_written_at_a_border_is_not_written_again(tokens: int):
-    module = layer(write_gate=True, write_delay_tokens=2, overlap_tokens=2)
-    plain = layer(write_gate=True, overlap_tokens=2)
-    for each in (module, plain):
-        assert each.write_gate is not None
-        each.write_gate.weight.data.zero_()
-    plain.load_state_dict(module.state_dict())
-    with torch.no_grad():
-        states = [each.close_segment(each(text(tokens))[1]) for each in (module, plain)]
-        one, other = (each(text(5, seed=7), state)[1].memory for each, state in zip((module, plain), states, strict=True))
-        last = plain.close_segment(plain(text(5, seed=7)[:, :3], states[1])[1]).memory
-    assert not close(one.normaliser, other.normaliser), "the last two are not told of yet"
-    assert close(one.normaliser, last.normaliser)
-
-
-def test_a_delayed_gate_opens_for_what_stood_before():
-    module = layer(write_gate=True, write_delay_tokens=3, segment_tokens=4)
-    assert module.write_gate is not None
-    module.write_gate.weight.data.zero_()
-    module.write_gate.weight.data[:, 0] = 1e3
-    module.write_gate.bias.data.fill_(-500.0)
-    x = text(8)
-    x[..., 0] = 0.0
-    x[0, 6, 0] = 1.0
-    with torch.no_grad():
-        _, state = module(x)
-        key = module.features(module._key(x, x)[0, 3].unsqueeze(1))  # pyright: ignore[reportPrivateUsage]
-    assert close(state.memory.normaliser[0], key[:, 0])
 
 
 def test_what_stays_in_sight_goes_on_being_seen():
