@@ -1,6 +1,7 @@
 """How a model with Infini-attention reads one prompt, in pictures: its gates, what it writes, and where what it reads comes from.
 
     python benchmarks/pictures.py infini/FOLDER [--out results/pictures] [--tokens 2000] [--depth 0.4] [--needle ID]
+        [--template default]
 
 Writes infini-gates.png, infini-writes.png and infini-reads.png; docs/infini-reading.md explains them. The prompt is one of a sweep. In
 place of an answer of the model's own, the needle's sentence is written token by token, so that pictures of two models compare.
@@ -29,7 +30,7 @@ from niah.engines import BORDER
 from niah.engines.chat import Chat
 from niah.engines.checkpoint import bundled, open_checkpoint
 from niah.engines.infini import attention as mechanism
-from niah.engines.infini import reading
+from niah.engines.infini import reading as reads
 from niah.engines.infini.checkpoint import load_checkpoint
 from niah.engines.infini.memory import Memory, recall, write_all
 from niah.engines.infini.model import InfiniModel
@@ -54,6 +55,8 @@ class Layer:
     strengths: list[Tensor] = field(default_factory=list)
     queries: list[Tensor] = field(default_factory=list)
     stored: list[Tensor] = field(default_factory=list)
+    opened: list[Tensor] = field(default_factory=list)
+    """What a read gate lets through, `[h, n, 1]`; empty where there is none."""
 
     def written(self) -> Tensor:
         """How strongly each token was written, `[h, T]`: its strength times the size of its key's features."""
@@ -99,9 +102,10 @@ def watched(model: InfiniModel) -> Iterator[list[Layer]]:
 
     def told(query: Tensor, share: Tensor, read_all: Any) -> Tensor:
         stored, known = read_all(query)
+        seen[now[0]].opened.append(share[0, 0])
         return stored * known * share
 
-    own = {mechanism: {"write_all": write, "write_told": write_told, "told": told}, reading: {"recall": read}}
+    own = {mechanism: {"write_all": write, "write_told": write_told, "told": told}, reads: {"recall": read}}
     theirs = {module: {name: getattr(module, name) for name in changed} for module, changed in own.items()}
     hooks = [attention.register_forward_pre_hook(enter(number)) for number, attention in enumerate(model.attentions())]
     _set(own)
@@ -145,6 +149,7 @@ def read_prompt(model: InfiniModel, chat: Chat, prompt: Prompt, sentence: str) -
         for layer in layers:
             layer.queries.clear()
             layer.stored.clear()
+            layer.opened.clear()
         model(torch.tensor([ids[border:-1]]), states)
     words = [chat.text([id_]) for id_ in ids]
     for layer in layers:
@@ -156,12 +161,17 @@ def _trim(layer: Layer, text: int, asked: int) -> None:
     """Keep what was written of the text, token by token, and the queries that the answer's tokens follow from."""
     for kept in (layer.keys, layer.values, layer.strengths):
         kept[:] = [torch.cat(kept, 1)[:, :text]] if kept else []
-    for kept in (layer.queries, layer.stored):
+    for kept in (layer.queries, layer.stored, layer.opened):
         kept[:] = [torch.cat(kept, 1)[:, asked - 1 :]] if kept else []
 
 
-def draw_gates(model: InfiniModel, path: Path, title: str) -> None:
-    shares = [attention.memory_share().tolist() for attention in model.attentions()]
+def open_shares(model: InfiniModel, reading: Reading) -> list[list[float]]:
+    """How much of its output each head with a memory takes from it, by layer: with a read gate, at most while the answer is written."""
+    pairs = zip(model.attentions(), reading.layers, strict=True)
+    return [(layer.opened[0].amax((1, 2)) if layer.opened else attention.memory_share()).tolist() for attention, layer in pairs]
+
+
+def draw_gates(model: InfiniModel, shares: list[list[float]], path: Path, title: str) -> None:
     heads = max(attention.config.heads for attention in model.attentions())
     with drawn_alike():
         picture, axes = _figure(1.6 + 0.75 * heads, 1.6 + 0.45 * len(shares), title)
@@ -179,11 +189,10 @@ def draw_gates(model: InfiniModel, path: Path, title: str) -> None:
         _save(picture, path)
 
 
-def open_heads(model: InfiniModel) -> list[tuple[int, int, str]]:
+def open_heads(model: InfiniModel, open_: list[list[float]]) -> list[tuple[int, int, str]]:
     """(layer, number among its heads with a memory, name) of the heads that take something from memory."""
     found: list[tuple[int, int, str]] = []
-    for layer, attention in enumerate(model.attentions()):
-        shares = attention.memory_share().tolist()
+    for layer, (attention, shares) in enumerate(zip(model.attentions(), open_, strict=True)):
         first = attention.config.heads - len(shares)
         found += [(layer, head, f"layer {layer} head {head + first}") for head, share in enumerate(shares) if share > OPEN]
     return found
@@ -210,7 +219,11 @@ def draw_reads(reading: Reading, heads: Sequence[tuple[int, int, str]], path: Pa
     first, last = reading.needle
     shares = [reading.layers[layer].shares()[head] for layer, head, _ in heads]
     found = [float(share[:, first:last].sum(-1).mean()) for share in shares]
-    best = max(range(len(heads)), key=found.__getitem__)
+    told = [reading.layers[layer].opened for layer, *_ in heads]
+    heard = [
+        share if not gate else share * float(gate[0][head].mean()) for share, gate, (_, head, _) in zip(found, told, heads, strict=True)
+    ]
+    best = max(range(len(heads)), key=heard.__getitem__)  # of what is let through
     near = slice(max(first - AROUND, 0), min(last + AROUND, len(reading.text)))
     with drawn_alike():
         sizes = (0.6 + 0.2 * len(heads), 0.6 + 0.1 * len(reading.answer))
@@ -269,17 +282,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--depth", type=float, default=0.4)
     parser.add_argument("--needle")
+    parser.add_argument("--template", default="default")
     asked = parser.parse_args(words)
     name = asked.model.removeprefix("infini/")
     checkpoint = open_checkpoint(bundled("infini") if name == "bundled" else name)
     model, chat = load_checkpoint(checkpoint.folder), Chat(checkpoint.folder)
-    shape = {"corpora": [asked.corpus], "lengths": [asked.tokens], "depths": [asked.depth], "cue": ["prefill"]}
+    shape = {"corpora": [asked.corpus], "lengths": [asked.tokens], "depths": [asked.depth], "cue": ["prefill"], "template": asked.template}
     prompt, sentences, _ = one_prompt(load_experiment("quickstart", shape), reshuffle=0, needle=asked.needle)
     reading = read_prompt(model, chat, prompt, sentences[0])
-    heads = open_heads(model)
+    shares = open_shares(model, reading)
+    heads = open_heads(model, shares)
     title = f"{checkpoint.served}: {len(reading.text):,} tokens of {asked.corpus}, needle {prompt.placements[0].needle}"
     asked.out.mkdir(parents=True, exist_ok=True)
-    draw_gates(model, asked.out / "infini-gates.png", checkpoint.served)
+    draw_gates(model, shares, asked.out / "infini-gates.png", checkpoint.served)
     if not heads:
         raise SystemExit("no head takes anything from memory: there is nothing to draw of it")
     draw_writes(reading, heads, asked.out / "infini-writes.png", title)

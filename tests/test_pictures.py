@@ -57,7 +57,11 @@ def test_the_needle_and_the_answer_are_found_token_by_token(reading: tuple[Infin
 
 
 def test_only_open_heads_are_drawn(reading: tuple[InfiniModel, Any, str]) -> None:
-    assert [name for *_, name in pictures["open_heads"](reading[0])] == ["layer 0 head 0", "layer 0 head 1", "layer 1 head 1"]
+    assert [name for *_, name in pictures["open_heads"](reading[0], pictures["open_shares"](*reading[:2]))] == [
+        "layer 0 head 0",
+        "layer 0 head 1",
+        "layer 1 head 1",
+    ]
 
 
 def test_one_command_draws_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
