@@ -5,6 +5,7 @@
 Nothing may leave the page: `Watched` notes every request, every line of the console and every error of a script.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -75,3 +76,15 @@ def chromium() -> Iterator[Any]:
             yield context
         finally:
             context.close()
+
+
+def cell(tab: Any, model: str, length: int, depth: float) -> Any:
+    return tab.locator(f"css=td[data-at={json.dumps(f'cell/{model}/{length}/{depth:g}')}]")
+
+
+def read(tab: Any) -> dict[str, str]:
+    """What each cell says to a screen reader, by what it is."""
+    found = tab.evaluate(
+        "[...document.querySelectorAll('td[role=gridcell]')].map((cell) => [cell.dataset.at, cell.getAttribute('aria-label')])"
+    )
+    return dict(found)

@@ -1,27 +1,19 @@
-"""The page in headless Chromium: by mouse and by keyboard, filtered, hostile, dark, narrow, printed, and live."""
+"""The page in headless Chromium: by mouse and by keyboard, filtered, hostile, dark, narrow and printed. Live: test_page_live.py."""
 
-import json
-import threading
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from niah.config import load_experiment
 from niah.report.clusters import estimate
 from niah.report.labels import depth_labels, length_labels, recall_label
 from niah.report.page import page as page_of
 from niah.report.page_data import Details, Excerpt, Fact, NeedleText, Texts, page_data
 from niah.report.stats import LOST, Results, aggregate, cells_of
-from niah.run.serve import open_server
 from niah.trial import Failure, Record, Reply, Score
-from tests.browser import SECONDS, Watched, chromium, needs_browser
+from tests.browser import Watched, cell, needs_browser, read
 from tests.report.records import FINGERPRINTS, grid, record, trial
-from tests.run.command import write_config
-from tests.run.made import begin, lines, records
 
 pytestmark = needs_browser
 
@@ -39,19 +31,6 @@ NEEDLE = NeedleText(
     facts=(Fact(name="3,846", forms=("3846",)), Fact(name="Zoë Brask-Öl", forms=("zoë brask öl",))),
 )
 HOSTILE_NAME = "server/<img src=x onerror=window.hacked=1>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as context:
-        yield context
-
-
-@pytest.fixture
-def watched(browser: Any) -> Iterator[Watched]:
-    tab = browser.new_page()
-    yield Watched(tab)
-    tab.close()
 
 
 def made() -> tuple[list[Record], Texts]:
@@ -91,27 +70,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_bytes(page_of(page_data(results, details, texts, title=[("corpora", "<b>a</b>")])))
     return path, results
-
-
-def until(tab: Any, condition: str) -> None:
-    """Wait for an expression to be true, asked from outside: the page's policy forbids code in strings."""
-    for _ in range(SECONDS * 10):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(100)
-    raise AssertionError(condition)
-
-
-def cell(tab: Any, model: str, length: int, depth: float) -> Any:
-    return tab.locator(f"css=td[data-at={json.dumps(f'cell/{model}/{length}/{depth:g}')}]")
-
-
-def read(tab: Any) -> dict[str, str]:
-    """What each cell says to a screen reader, by what it is."""
-    found = tab.evaluate(
-        "[...document.querySelectorAll('td[role=gridcell]')].map((cell) => [cell.dataset.at, cell.getAttribute('aria-label')])"
-    )
-    return dict(found)
 
 
 def expected(results: Results, keep: Any = lambda point: True) -> dict[str, str]:
@@ -298,44 +256,6 @@ def test_dark_narrow_and_printed(watched: Watched, shown: tuple[Path, Results]) 
     assert tab.locator("#filters").is_hidden()
     assert tab.locator("table.grid").first.is_visible()
     assert tab.locator(".answer").is_visible()
-
-
-def test_a_running_sweep_is_followed_without_losing_the_place(watched: Watched, folder: Path) -> None:
-    """From before the first record, with a torn last line, to the end; what the reader opened stays open, and focus and text stay."""
-    config = write_config(folder, models=["server/m", "server/n"])
-    plan = begin(load_experiment(str(config), {}), folder / "run")
-    every = list(records(plan, lambda model, asked, needle: needle.text if asked.reshuffle else "</script>nothing"))
-    with open_server([folder / "run"]) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        try:
-            tab = watched.open(address)
-            assert "Waiting for the first answer" in tab.locator("#news").inner_text()
-            assert set(tab.evaluate("[...document.querySelectorAll('td[role=gridcell]')].map((cell) => cell.className)")) == {"empty"}
-            text = lines(every)
-            half = text[: text.index("\n", len(text) // 2) + 200]
-            (folder / "run/trials.jsonl").write_text(half, encoding="utf-8")
-            until(tab, f"document.getElementById('news').textContent.startsWith('{half.count(chr(10))} trials')")
-            cell(tab, "server/m", 300, 0.5).click()
-            tab.locator("#list tbody button").first.click()
-            tab.wait_for_function(
-                "document.querySelector('.text mark.needle') && document.querySelector('.text').parentElement.id === 'trial'"
-            )
-            before = tab.evaluate("(window.kept = document.querySelector('.answer')).innerText")
-            tab.locator("#filter-corpus, #theme").first.focus()
-            (folder / "run/trials.jsonl").write_text(text, encoding="utf-8")
-            until(tab, "document.getElementById('news').textContent.includes('none is missing')")
-            assert tab.evaluate("window.kept.isConnected && window.kept.innerText") == before
-            assert tab.evaluate("document.activeElement.id") in ("filter-corpus", "theme")
-            assert cell(tab, "server/n", 500, 1).get_attribute("aria-label").startswith("length 500, depth 100%, recall 0.67")
-            assert {request.split("?")[0] for request in watched.requests} <= {address, f"{address}data"}
-            assert watched.complaints == []
-            with urllib.request.urlopen(address, timeout=30) as answer:
-                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_errors_are_told_as_errors(watched: Watched, tmp_path: Path) -> None:

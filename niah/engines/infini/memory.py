@@ -6,6 +6,7 @@ segment, d head_dim, f features of a key. All of it runs in float32 at least: in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -122,7 +123,7 @@ def write_all(key: Tensor, value: Tensor, strength: Tensor | None, start: Memory
         before.append(memory)
         share = None if strength is None else strength[:, segment]
         memory = _delta(key[:, segment], value[:, segment], share, memory, corrected=config.corrected_normaliser)
-    return Memory(torch.stack([each.matrix for each in before], dim=1), torch.stack([each.normaliser for each in before], dim=1)), memory
+    return _side_by_side(before), memory
 
 
 def write_told(
@@ -139,7 +140,12 @@ def write_told(
         if len(kept):
             some, told, how = (each[:, segment : segment + 1].index_select(3, kept) for each in (key, value, strength))
             memory = write_all(features(some), told, how, memory, config)[1]
-    return Memory(torch.stack([each.matrix for each in before], dim=1), torch.stack([each.normaliser for each in before], dim=1)), memory
+    return _side_by_side(before), memory
+
+
+def _side_by_side(memories: Sequence[Memory]) -> Memory:
+    """Memories of one segment each, `[b, s, h, f, d]` and `[b, s, h, f]`."""
+    return Memory(torch.stack([each.matrix for each in memories], dim=1), torch.stack([each.normaliser for each in memories], dim=1))
 
 
 def _bound(key: Tensor, value: Tensor, strength: Tensor | None) -> Tensor:

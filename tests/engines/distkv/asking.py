@@ -49,3 +49,15 @@ def kept(engine: DistKVEngine) -> int:
         pass
     assert_whole(fleet(engine))
     return fleet(engine).total_slots - fleet(engine).free_slots
+
+
+class Once:
+    """Does something when so many tokens have been read or written."""
+
+    def __init__(self, phase: str, tokens: int, do: Callable[[], None]):
+        self.phase, self.tokens, self.do, self.done = phase, tokens, do, False
+
+    def __call__(self, step: Step) -> None:
+        if not self.done and step.phase == self.phase and step.tokens >= self.tokens:
+            self.done = True
+            self.do()

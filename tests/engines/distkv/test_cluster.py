@@ -16,7 +16,7 @@ from niah.engines import EngineError, Generation, Step
 from niah.engines.distkv.messages import Candidate, MoveKVCache, Recall
 from niah.run.store import read
 from tests.engines.checkpoints import tiny
-from tests.engines.distkv.asking import BLOCK, GREEDY, TOKEN_BYTES, ask, ids, made
+from tests.engines.distkv.asking import BLOCK, GREEDY, TOKEN_BYTES, Once, ask, ids, made
 from tests.run.command import cells, here, write_config
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'niah[ray]'")
@@ -135,19 +135,7 @@ def assert_whole(engine: RayEngine) -> None:
     raise AssertionError(f"not free: {state(engine).ledger}")
 
 
-class _Once:
-    """Does something when so many tokens have been read or written."""
-
-    def __init__(self, phase: str, tokens: int, do: Callable[[], None]):
-        self.phase, self.tokens, self.do, self.done = phase, tokens, do, False
-
-    def __call__(self, step: Step) -> None:
-        if not self.done and step.phase == self.phase and step.tokens >= self.tokens:
-            self.done = True
-            self.do()
-
-
-def disturbed(engine: RayEngine, right: Any, prompt: Sequence[int], count: int, report: _Once) -> None:
+def disturbed(engine: RayEngine, right: Any, prompt: Sequence[int], count: int, report: Once) -> None:
     """Ask until it was disturbed: steps are looked at from time to time, and a whole answer may lie between two looks."""
     for _ in range(30):
         assert_whole(engine)
@@ -229,7 +217,7 @@ def test_whoever_is_told_may_break_off(engine: RayEngine, right: Any):
         raise EnoughError
 
     with pytest.raises(EnoughError):
-        disturbed(engine, right, ids(200, 3), 200, _Once("decode", 1, enough))
+        disturbed(engine, right, ids(200, 3), 200, Once("decode", 1, enough))
     assert_whole(engine)
     assert asked(engine, LONG).ids == right(LONG, 12)
 
@@ -248,7 +236,7 @@ def test_blocks_move_in_the_background_and_come_home(engine: RayEngine, right: A
 
     before, tries = moved(), 0
     while moved() < before + 4:  # what is ordered near the end of an answer is passed over
-        disturbed(engine, right, prompt, 55, _Once("decode", 1, away))
+        disturbed(engine, right, prompt, 55, Once("decode", 1, away))
         tries += 1
         assert tries < 20
     until = time.monotonic() + 120
@@ -272,7 +260,7 @@ def test_a_killed_instance_changes_no_token(  # noqa: PLR0917
         victims.append(home if who == "home" else lender)
         os.kill(pids[victims[0]], signal.SIGKILL)
 
-    disturbed(engine, right, prompt, count, _Once(phase, tokens, kill))
+    disturbed(engine, right, prompt, count, Once(phase, tokens, kill))
     assert alive(engine)[victims[0]] != pids[victims[0]]
     assert_whole(engine)
 
@@ -283,7 +271,7 @@ def test_a_killed_gmanager_changes_no_token_and_knows_all_again(engine: RayEngin
     def kill() -> None:
         os.kill(before.pid, signal.SIGKILL)
 
-    disturbed(engine, right, LONG, 12, _Once("prefill", 180, kill))
+    disturbed(engine, right, LONG, 12, Once("prefill", 180, kill))
     alive(engine)
     after = state(engine)
     assert after.pid != before.pid
@@ -307,7 +295,7 @@ def test_an_instance_may_be_killed_in_the_middle_of_a_move(engine: RayEngine, ri
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[lender.instance], signal.SIGCONT)
 
-    disturbed(engine, right, prompt, 100, _Once("decode", 1, kill))
+    disturbed(engine, right, prompt, 100, Once("decode", 1, kill))
     assert_whole(engine)
 
 
