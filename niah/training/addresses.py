@@ -26,12 +26,11 @@ The first token of all holds no code: a head that finds nothing looks there and 
 random. Nothing in here knows a needle, a template or a text but token frequencies, and the cue.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from niah.training.llama import Llama, LlamaShape
 from niah.training.parts import (
@@ -68,33 +67,35 @@ from niah.training.parts import (
     CircuitHead,
     Codes,
     Given,
+    as_saved,
     neuron,
     one,
     placed,
     sizes,
 )
+from niah.training.positions import LOCATED, early, locate, offsets, tell_offsets, watched
 from niah.training.structure import Vocabulary, rarities, unit
 
 SHAPE = LlamaShape(
-    hidden_size=D_MODEL, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, head_dim=96,
+    hidden_size=D_MODEL, intermediate_size=16, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=4, head_dim=96,
     rope_theta=RATIO**48,
 )  # fmt: skip
-REACH_TOKENS = 40_960
-"""Up to here the codes of positions were fitted."""
 _BOS, _ASSISTANT, _END = 8184, 8189, 8190
-_PLACES = (2, 3, 4, 5, 6, 7)
-"""Pairs whose cosines and sines make an address: they turn once in 53 to 10,800 tokens."""
 BACK = {0: 10.0, 1: 10.0, 2: 6.0} | dict.fromkeys(range(3, 10), 4.0)
 WINDOW = {3: 3.0, 4: 5.0} | dict.fromkeys(range(5, 10), 4.0)
-SENTENCE = {3: 6.0} | dict.fromkeys(range(4, 11), 20.0)
+SENTENCE = {2: 2.0, 3: 8.0, 5: 120.0} | dict.fromkeys(range(6, 11), 60.0)
 QUESTION = {3: 9.0, 4: 24.0, 5: 16.0} | dict.fromkeys(range(6, 11), 12.0)
 """Strengths of nearness by pair: of a look back, a window of 40 tokens, a sentence, a question. Slow pairs keep far tokens out."""
-HERE, MATCH, NO_MATCH, RARE, FOUND, ASK = 45.0, 80.0, 52.0, 5.5, 12.0, 24.0
-GRAM_SIZES, GRAMS = (28, 32), (40.0, 50.0)
-ADDRESS, NO_COPY, BEGIN, NO_BEGIN, FIRST, SECOND = 120.0, 45.0, 42.0, 45.0, 170.0, 25.0
-TO_BEGIN = 220.0
+HERE, MATCH, NO_MATCH, RARE, FOUND, ASK = 160.0, 80.0, 52.0, 5.5, 12.0, 24.0
+GRAM_SIZES, GRAMS = (26, 28), (40.0, 50.0)
+ANSWERS = 6.0
+KEPT = 3.0
+ADDRESS_OF_END = 18.0
+STEEP, STEEP_TOKENS = {4: 60.0}, 50.0
+OFFSET = 25.0
+ADDRESS, NO_COPY, BEGIN, NO_BEGIN, FIRST, SECOND = 60.0, 45.0, 42.0, 45.0, 400.0, 25.0
+TO_BEGIN = 100.0
 COPY_TIMES, BEGIN_TIMES, END_TIMES = 10.0, 8.0, 40.0
-_ANCHOR, _SWING = 25.0, 0.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,7 @@ def initialise(model: Llama, signs: Signs, sample: Tensor, seed: int) -> None:
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * (0.06 if "mlp" in name else 0.02))
         code = _embed(model, signs, random)
+        as_saved(model.embed_tokens.weight)
         codes = Codes(random)
         colon, documents = signs.cue[1], signs.cue[0]
         first = placed((code[colon][None] / 2, I_PART), ((codes.previous @ code[documents])[None] / 2, N_PART))[0]
@@ -129,17 +131,21 @@ def initialise(model: Llama, signs: Signs, sample: Tensor, seed: int) -> None:
         )
         steps: Sequence[Callable[[list[CircuitHead]], None]] = (
             lambda heads: _look_around(heads, codes),
-            lambda heads: _locate(heads, random),
-            lambda heads: _find_start(heads, _early(model, sample)),
+            lambda heads: locate(heads, random),
+            lambda heads: _find_start(heads, early(model, sample)),
             lambda heads: _find_word(heads, codes),
-            _vote,
-            lambda heads: _answer(heads, codes, (first, second), code[_END], _early(model, sample)),
+            lambda heads: vote(heads[0]),
+            lambda heads: keep(heads[0]),
+            lambda heads: _answer(heads, codes, (first, second), code[_END], early(model, sample)),
         )
         for number, step in enumerate(steps):
             given = _given(model, sample, number)
             step([CircuitHead(model.attentions()[number], each, given) for each in range(SHAPE.num_attention_heads)])
             if number == 0:
-                _mark_starts(model, sample)
+                _mark_starts(model, sample, first)
+            if number == LOCATED:
+                tell_offsets(model, sample)
+            as_saved(*model.layers[number].parameters())
         model.norm.weight.fill_(0.05)
         model.norm.weight[I_PART] = 1.0
 
@@ -154,40 +160,34 @@ def _embed(model: Llama, signs: Signs, random: torch.Generator) -> Tensor:
         embedding[told, at] = MARK
     embedding[words.boundary & ~signs.full_stop, E_AT] = 2 * MARK
     embedding[:, RARE_AT] = MARK * rarities(words.counts).masked_fill(words.ordinary | words.asking | words.boundary, -0.8)
+    embedding[_BOS + 1 :, GLUED_AT] = 2 * MARK
     embedding[_BOS:, RARE_AT] = -0.8 * MARK
     embedding[:, ONE_AT] = ONE
-    embedding[_ASSISTANT, FIRST_AT] = 1.0
+    embedding[_ASSISTANT, FIRST_AT], embedding[_ASSISTANT, ASK_AT] = 1.0, -ANSWERS * MARK
     embedding[_BOS] = 0.0
     embedding[_BOS, BOS_AT] = 1.0
     model.embed_tokens.weight.copy_(embedding)
     return code
 
 
-def _watched(model: Llama, norm: nn.Module, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """What a norm is given and what it gives [b, t, d_model] on a sample."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def watch(_: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
-        seen.append((given[0], out))
-
-    hook = norm.register_forward_hook(watch)
-    model(sample, torch.arange(sample.shape[1])[None].expand_as(sample))
-    hook.remove()
-    return seen[0]
-
-
 def _given(model: Llama, sample: Tensor, layer: int) -> Given:
-    stream, x = _watched(model, model.layers[layer].get_submodule("input_layernorm"), sample)
+    stream, x = watched(model, model.layers[layer].get_submodule("input_layernorm"), sample)
     return Given(size=sizes(stream), first=x[:, 0].mean(0), x=x)
 
 
-def _mark_starts(model: Llama, sample: Tensor) -> None:
-    """Two neurons: START is E1, but not where the end was a bare full stop (E of 1) and I am GLUED, or it only shortens."""
+def _mark_starts(model: Llama, sample: Tensor, cue: Tensor) -> None:
+    """Pairs of neurons, whose difference is 0 below a threshold and a mark above it.
+
+    START is E1, but not where the end was a bare full stop (E of 1) and I am GLUED, or it only shortens; and where an answer begins.
+    """
     layer = model.layers[0]
-    size = sizes(_watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
-    for number, (least, sign) in enumerate(((1.0, 1.0), (2.0, -1.0))):
-        told = neuron(layer, number, size, {E1_AT: 2.0, GLUED_AT: -2.0, SHORT2_AT: -2.0, ONE_AT: -least})
-        told[START_AT] = sign * MARK / 6
+    size = sizes(watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
+    gate = layer.get_parameter("mlp.gate_proj.weight")
+    for number, (least, sign) in enumerate(((1.6, 1.0), (2.6, -1.0))):
+        neuron(layer, number, size, {E1_AT: 4.0, GLUED_AT: -4.0, SHORT2_AT: -4.0, ONE_AT: -least})[START_AT] = sign * MARK / 6
+    for number, (least, sign) in enumerate(((2.0, 1.0), (3.0, -1.0)), start=2):
+        neuron(layer, number, size, {ONE_AT: -least})[START_AT] = sign * MARK / 6
+        gate[number] += 24 * cue / size
 
 
 def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
@@ -202,63 +202,8 @@ def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
     heads[3].at_distance(WINDOW).carries(one(ASK_AT), one(ASKED_AT), 6.0)
 
 
-def _locate(heads: list[CircuitHead], random: torch.Generator) -> None:
-    """Each head weighs the first four tokens against each other: three by the distance to them, the first by nothing."""
-    anchors: tuple[dict[int, float], ...] = (
-        {BOS_AT: 1.0}, {F_AT[0]: 1.0, BOS_AT: -1.0}, {F_AT[1]: 1.0, F_AT[0]: -1.0}, {F_AT[2]: 1.0, F_AT[1]: -1.0},
-    )  # fmt: skip
-    waves = [(pair, quarter) for pair in _PLACES for quarter in (0, 1)]
-    for number, head in enumerate(heads):
-        size = head.given.size
-        # All but the first four tokens are out of the question.
-        head.prefers(0, {ONE_AT: -_ANCHOR, F_AT[2]: _ANCHOR, BOS_AT: -_ANCHOR})
-        for row, anchor in enumerate(anchors):
-            for at, sign in anchor.items():
-                head.v[row, at] = sign / size[at]
-        for anchor, (pair, quarter) in zip(anchors[1:], waves[3 * number :], strict=False):
-            head.q_bias[pair] = math.sqrt(_SWING) * head.scale
-            for at, sign in anchor.items():
-                head.k[pair + quarter * head.half, at] = sign * math.sqrt(_SWING) * head.scale / size[at]
-    position = torch.randint(8, REACH_TOKENS, (3000,), generator=random).double()
-    weights = torch.cat([_weights(head, position) for head in heads], dim=-1).flatten(0, 1).double()
-    angles = [position * heads[0].frequencies[pair] for pair in _PLACES]
-    wanted = torch.stack([wave for angle in angles for wave in (angle.cos(), angle.sin())], 1) / math.sqrt(len(_PLACES))
-    wanted = wanted.repeat(len(weights) // len(wanted), 1)
-    ridge = 1e-9 * len(weights) * torch.eye(weights.shape[1], dtype=torch.float64)
-    told = torch.linalg.solve(weights.T @ weights + ridge, weights.T @ wanted).float()
-    for number, head in enumerate(heads):
-        head.o[PO_PART, :4] = told[4 * number : 4 * number + 4].T
-
-
-def _weights(head: CircuitHead, position: Tensor) -> Tensor:
-    """What a head takes from the first four tokens when it stands at each of the positions [p]: [b, p, 4]."""
-    angle = position[:, None] * head.frequencies
-    a, b = head.q_bias[: head.half].double(), head.q_bias[head.half :].double()
-    query = torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], 1).float()
-    near = head.given.x[:, :4] @ head.k.T
-    turned = torch.arange(4.0)[:, None] * head.frequencies.float()
-    c, d = near[..., : head.half], near[..., head.half :]
-    key = torch.cat([c * turned.cos() - d * turned.sin(), d * turned.cos() + c * turned.sin()], -1)
-    scores = torch.einsum("pd,bkd->bpk", query, key) / head.scale**2
-    return scores.softmax(-1) @ (head.given.x[:, :4] @ head.v[:4].T)
-
-
-def _early(model: Llama, sample: Tensor) -> Tensor:
-    """What PO lacks at the tokens 1, 2 and 3, which do not see all of the first four, as a map [places, d_model] of their marks."""
-    stream = _watched(model, model.layers[2].get_submodule("input_layernorm"), sample)[0]
-    frequencies = model.frequencies[list(_PLACES)]
-    lacking = torch.zeros(PLACE, D_MODEL)
-    for position, (own, before) in enumerate(zip(F_AT, (BOS_AT, *F_AT), strict=False), start=1):
-        angle = position * frequencies
-        wanted = torch.stack([angle.cos(), angle.sin()], 1).flatten() / math.sqrt(len(_PLACES))
-        lack = (wanted - stream[:, position, PO_PART].mean(0)) * MARK / stream[:, position, own].mean()
-        lacking[:, own] += lack
-        lacking[:, before] -= lack
-    return lacking
-
-
 def _find_start(heads: list[CircuitHead], early: Tensor) -> None:
-    head = heads[0].at_distance(SENTENCE).carries(PO_PART, PS_PART, 1.0)
+    head = heads[0].at_distance(SENTENCE).at_distance(STEEP, -STEEP_TOKENS).carries(PO_PART, PS_PART, 1.0)
     head.v[:PLACE] += early / head.given.size
     head.prefers(0, {START_AT: HERE})
     head.or_nothing(0.0)
@@ -271,9 +216,16 @@ def _find_word(heads: list[CircuitHead], codes: Codes) -> None:
     head.or_nothing(NO_MATCH)
 
 
-def _vote(heads: list[CircuitHead]) -> None:
-    head = heads[0].at_distance(QUESTION, 18).carries(PV_PART, PA_PART, MARK)
+def vote(head: CircuitHead) -> None:
+    head.at_distance(QUESTION, 18).carries(PV_PART, PA_PART, MARK)
     head.prefers(0, {RARE_AT: RARE, ASKED_AT: ASK, FOUND_AT: FOUND})
+    head.or_nothing(0.0)
+
+
+def keep(head: CircuitHead) -> None:
+    """What was voted for where my sentence begins: the answer that is being given begins where its question ends."""
+    head.at_distance(SENTENCE).at_distance(STEEP, -STEEP_TOKENS).carries(PA_PART, PA_PART, KEPT * MARK)
+    head.prefers(0, {START_AT: HERE})
     head.or_nothing(0.0)
 
 
@@ -287,8 +239,10 @@ def _answer(heads: list[CircuitHead], codes: Codes, marks: tuple[Tensor, Tensor]
         at = 0
         for (query, key), strength in zip(codes.grams(GRAM_SIZES), GRAMS, strict=True):
             at = head.alike(at, query, key, strength)
-        at = head.alike(at, asked, sentence, ADDRESS)
-        head.alike(at, second, begun, SECOND)
+        at = head.alike(at, asked, sentence, ADDRESS_OF_END if head is heads[3] else ADDRESS)
+        at = head.alike(at, second, begun, SECOND)
+        if head is not heads[3]:
+            head.alike(at, offsets(), offsets(), OFFSET)
     for head in heads[:2]:
         head.carries(I_PART, I_PART, COPY_TIMES)
     heads[3].v[0, START_AT], heads[3].o[I_PART, 0] = 1 / size[START_AT], END_TIMES * end

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from niah.engines.infini.attention import InfiniAttention
 from niah.engines.infini.model import InfiniModel, Layer
-from niah.training.addresses import FIRST, GRAM_SIZES, SECOND
+from niah.training.addresses import FIRST, GRAM_SIZES, GRAMS, SECOND, keep
 from niah.training.episodes import USER
 from niah.training.parts import (
     ASKED_AT,
@@ -41,6 +41,7 @@ from niah.training.parts import (
     E_AT,
     F_AT,
     FIRST_AT,
+    FOUND_AT,
     GLUED_AT,
     HEAD_DIM,
     I_PART,
@@ -53,6 +54,7 @@ from niah.training.parts import (
     START1_AT,
     START_AT,
     CircuitHead,
+    Codes,
     Given,
     neuron,
     one,
@@ -62,29 +64,33 @@ from niah.training.parts import (
 from niah.training.parts import D_MODEL as FULL_D_MODEL
 from niah.training.structure import orthogonal
 
-QMARK_AT, USER_AT, QBEHIND_AT, NEARSTART_AT, QUEST_AT, SEEN_AT = range(293, 299)
-ASKED1_AT, FILE_AT, QEND_AT, TOLD_AT, NOVEL_AT = range(299, 304)
-OLD_AT, HIT_AT = QMARK_AT, USER_AT
-"""In places that nothing looks at behind layer 1."""
-PV2_PART, PM_PART = slice(304, 316), slice(316, 328)
-D_MODEL, MLP, SEGMENT = 328, 2, 2048
+QMARK_AT, USER_AT, QBEHIND_AT, NEARSTART_AT, QUEST_AT, SEEN_AT = range(288, 294)
+ASKED1_AT, FILE_AT, QEND_AT, TOLD_AT, NOVEL_AT = range(294, 299)
+OLD_AT, HIT_AT, KNOWN_AT, BEFORE1_AT, BEFORE2_AT = QMARK_AT, USER_AT, NEARSTART_AT, QUEST_AT, QEND_AT
+"""In places that nothing looks at any more."""
+PV2_PART, PM_PART = slice(299, 311), slice(311, 323)
+D_MODEL, MLP, SEGMENT = 323, 4, 2048
 WORDS = 4
 """The layer that files words."""
 ASKING, ASKING_DIM = 5, 48
 """The layer whose heads carry little, and how large they are."""
-LOCAL_HEADS, MEMORY_HEADS = (5, 5, 2, 4, 2, 1, 3), (0, 0, 0, 0, 1, 1, 2)
+LOCAL_HEADS, MEMORY_HEADS = (5, 5, 2, 4, 2, 2, 3), (0, 0, 0, 0, 1, 1, 2)
 SHARED_HEADS = ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1), (0,), (0,), (), (0, 2, 3))
 """A layer's heads without and with a memory; the first ones are these of the full reader's."""
-_SOURCES = (0, 1, 2, 3, 4, None, 5)
+_SOURCES = (0, 1, 2, 3, 4, None, 6)
 _END = 8190
-_NEURONS = 2
+_NEURONS = {0: 4, 2: 4}
+"""Of the full reader's layers: how many neurons work there."""
 GRAM_DIMENSIONS = sum(GRAM_SIZES)
 """Of the full reader's first copying head: those that compare the last two tokens. Behind them come an address and a mark."""
 LATELY, LEAST = {4: 60.0, 5: 60.0, 6: 40.0}, 100.0
 """Strengths of nearness by pair, and what they add up to a hundred tokens away."""
-MARKED, NO_GRAM = 80.0, 58.0
+MARKED, NO_GRAM, SEEN_SIZES, COPIED_SIZES = 80.0, 63.5, (40, 33), (46, 38)
 SAME_WORD, SAME_BEFORE, ASKED_WORD, NO_WORD, MORE_OF_PIECES = 80.0, 45.0, 120.0, 170.0, 44.0
 """A word of the question counts alone, a piece of a word with what stands before it."""
+ANSWERS_LEAST = 2.0
+FLOOR, KNOWN = 0.3, 40.0
+"""What a word's memory is measured by, and how much more a word counts that it knows."""
 LOUD = 2.5
 """How much larger the address of a word in memory is told than of one in sight: what is common to all is not in it."""
 COMMON = 0.25
@@ -106,9 +112,9 @@ SILENT = 300.0
 SCENE, SCENE_OLD = 0.1, 0.75
 """A text is filed whose tokens stood before in such a share, or with a question in front."""
 _SHUT, _OPEN = -60.0, 20.0
-NEW, NEW_TOKENS, FILED, FILED_NEW, HELD = 8.0, 2.5, 1.5, 0.12, 40.0
+NEW, NEW_TOKENS, FILED, HELD = 8.0, 2.5, 1.5, 40.0
 """A sentence is filed if so many of its tokens are new; e to FILED times the rarity of its words that are asked for as
-strongly, or, where it begins, to FILED_NEW times how many are new."""
+strongly."""
 NOVEL = {START_AT: -NEW * NEW_TOKENS, NOVEL_AT: NEW / 2}
 HELD_WORDS = {TOLD_AT: HELD}
 TOLD = {TOLD_AT: FILED}
@@ -130,7 +136,8 @@ def graft(model: InfiniModel, full: Mapping[str, Tensor], question: Tensor, samp
     measured.
     """
     steps: Sequence[Callable[[list[CircuitHead], InfiniModel], None]] = (
-        _look_around, _locate, lambda _, __: None, _compare, _file_words, _ask, _file_sentences,
+        _look_around, _locate, lambda _, __: None, lambda heads, _: _compare(heads, Codes.of(full)), _file_words, _ask,
+        lambda heads, model: _file_sentences(heads, model, Codes.of(full)),
     )  # fmt: skip
     with torch.no_grad():
         _take(model, full)
@@ -146,6 +153,8 @@ def graft(model: InfiniModel, full: Mapping[str, Tensor], question: Tensor, samp
             size = _given(layer.mlp_norm, stream).size
             for each, (places, to) in enumerate(NEURONS.get(number, ())):
                 neuron(layer, each, size, places)[to] = MARK / 6
+            if number == ASKING:
+                _mark_answers(model, size)
             if number == len(steps) - 1:
                 _end(model, size)
             stream = stream + layer.mlp(layer.mlp_norm(stream))
@@ -172,9 +181,10 @@ def _take(model: InfiniModel, full: Mapping[str, Tensor]) -> None:
             for part in ("q", "k"):
                 own[f"{to}attention.{part}_proj.bias"][rows] = full[f"{given}self_attn.{part}_proj.bias"][of]
             own[f"{to}attention.o_proj.weight"][old, rows] = full[f"{given}self_attn.o_proj.weight"][:, of]
-    for part in ("gate", "up"):
-        own[f"layers.0.mlp.{part}_proj.weight"][:_NEURONS, old] = full[f"layers.0.mlp.{part}_proj.weight"][:_NEURONS]
-    own["layers.0.mlp.down_proj.weight"][old, :_NEURONS] = full["layers.0.mlp.down_proj.weight"][:, :_NEURONS]
+    for layer, count in _NEURONS.items():
+        for part in ("gate", "up"):
+            own[f"layers.{layer}.mlp.{part}_proj.weight"][:count, old] = full[f"layers.{layer}.mlp.{part}_proj.weight"][:count]
+        own[f"layers.{layer}.mlp.down_proj.weight"][old, :count] = full[f"layers.{layer}.mlp.down_proj.weight"][:, :count]
 
 
 def _given(norm: nn.RMSNorm, stream: Tensor) -> Given:
@@ -200,7 +210,7 @@ def _locate(heads: list[CircuitHead], _: InfiniModel) -> None:
     _lately(heads[4], USER_AT, NEARSTART_AT)
 
 
-def _compare(heads: list[CircuitHead], model: InfiniModel) -> None:
+def _compare(heads: list[CircuitHead], codes: Codes) -> None:
     _, hit, seen, before = heads
     random = torch.Generator().manual_seed(0)
     at = 0
@@ -213,9 +223,15 @@ def _compare(heads: list[CircuitHead], model: InfiniModel) -> None:
     hit.or_nothing(NO_WORD)[GLUED_AT] += MORE_OF_PIECES * hit.scale / hit.given.size[GLUED_AT]
     before.prefers(0, {QEND_AT: MARKED / 2})
     before.carries(one(ONE_AT), one(ASKED1_AT), MARK).or_nothing(MARKED / 2)
-    copying, grams = CircuitHead(model.attentions()[-1], 0, seen.given, kept=True), seen.free[:GRAM_DIMENSIONS]
-    seen.q[grams], seen.k[grams] = copying.q[grams], copying.k[grams]
+    at = 0
+    for (query, key), strength in zip(codes.grams(SEEN_SIZES), GRAMS, strict=True):
+        at = seen.alike(at, _wide(query), _wide(key), strength)
     seen.carries(one(ONE_AT), one(SEEN_AT), MARK).or_nothing(NO_GRAM)
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """Rows over the full reader's stream as rows over the longer one."""
+    return torch.nn.functional.pad(rows, (0, D_MODEL - FULL_D_MODEL))
 
 
 class _Filing:
@@ -234,8 +250,7 @@ class _Filing:
             for at, strength in places.items():
                 self._write.weight[kind * self._heads + head, at] = strength / self._size[at]
 
-    def reads(self, head: int, places: Mapping[int, float], row: Tensor | float = 0.0) -> None:
-        self._read.weight[head] += row
+    def reads(self, head: int, places: Mapping[int, float]) -> None:
         for at, strength in places.items():
             self._read.weight[head, at] += strength / self._size[at]
 
@@ -245,17 +260,18 @@ def _file_words(heads: list[CircuitHead], model: InfiniModel) -> None:
     old.carries(one(SEEN_AT), one(OLD_AT), MARK)
     size = word.given.size
     word.q[:CODE, I_PART] = word.k[:CODE, I_PART] = torch.eye(CODE) * LENGTH / size[I_PART]
-    word.carries(PS_PART, PV2_PART, LOUD * MARK)
+    word.carries(PS_PART, PV2_PART, LOUD * MARK).carries(one(ONE_AT), one(KNOWN_AT), MARK, PLACE)
     filing = _Filing(model.attentions()[4], size)
-    filing.writes(0, START_AT, {ONE_AT: _OPEN, SEEN_AT: _SHUT}, NOVEL, {})
+    filing.writes(0, START_AT, {ONE_AT: _OPEN, SEEN_AT: _SHUT, FOUND_AT: -1.6 * _OPEN}, NOVEL, {})
     filing.reads(0, {ONE_AT: -_OPEN, ASKED_AT: 20 * _OPEN})
 
 
 def _ask(heads: list[CircuitHead], model: InfiniModel) -> None:
-    vote, asked = heads
+    kept, vote, asked = heads
+    keep(kept)
     size = vote.given.size
     vote.at_distance(QUESTION, 18).carries(PV2_PART, PM_PART, MARK)
-    vote.prefers(0, {RARE_AT: RARE, ASKED_AT: ASK})
+    vote.prefers(0, {RARE_AT: RARE, ASKED_AT: ASK, KNOWN_AT: KNOWN})
     vote.or_nothing(0.0)
     asked.q_bias[0] = asked.k_bias[0] = LENGTH
     asked.carries(PS_PART, PM_PART, MARK)
@@ -264,50 +280,61 @@ def _ask(heads: list[CircuitHead], model: InfiniModel) -> None:
     filing.reads(0, {ONE_AT: _OPEN})
 
 
-def _file_sentences(heads: list[CircuitHead], model: InfiniModel) -> None:
+def _file_sentences(heads: list[CircuitHead], model: InfiniModel, codes: Codes) -> None:
     *theirs, begin, gram = heads
-    copying, beginning, _ = theirs
     size = begin.given.size
-    # Rows that tell the tokens behind which an answer begins, and behind which it goes on with a second token.
-    first = -beginning.q[beginning.free[-1]] / (FIRST * begin.scale)
-    first[ONE_AT] = 0.0
-    second = copying.q[copying.free[GRAM_DIMENSIONS + PLACE]] / (math.sqrt(SECOND) * begin.scale)
-    copying.o *= 2.0  # the full reader has two of them
+    theirs[0].o *= 2.0  # the full reader has two of these
     for head in theirs:
         head.q[head.free[-1], FILE_AT] += SILENT * head.scale / size[FILE_AT]
-    _begin(begin, first, second)
-    _copy(gram, copying, model.embed.weight[_END, I_PART])
-    filing, speaks = _Filing(model.attentions()[6], size), _OPEN * (first + second)
+    _begin(begin)
+    _copy(gram, codes, model.embed.weight[_END, I_PART])
+    filing = _Filing(model.attentions()[6], size)
     starts = {ONE_AT: _SHUT, START_AT: _OPEN - _SHUT, START1_AT: _OPEN - _SHUT}
-    filing.writes(0, START_AT, starts, NOVEL | HELD_WORDS, TOLD | {NOVEL_AT: FILED_NEW / 2})
+    filing.writes(0, START_AT, starts, NOVEL | HELD_WORDS, TOLD)
     # What stands in front of a sentence's first token ends an answer, and is filed with the sentence before.
     new = {START1_AT: NOVEL[START_AT], NOVEL_AT: NOVEL[NOVEL_AT]}
     filing.writes(1, START1_AT, {ONE_AT: _OPEN}, new | HELD_WORDS, TOLD)
-    filing.reads(0, {ONE_AT: -3 * _OPEN}, 4 * speaks)
-    filing.reads(1, {ONE_AT: 3 * _OPEN}, -4 * speaks)
+    filing.reads(0, {ONE_AT: -_OPEN, BEFORE1_AT: 2 * _OPEN, BEFORE2_AT: 2 * _OPEN})
+    filing.reads(1, {ONE_AT: _OPEN, BEFORE1_AT: -2 * _OPEN, BEFORE2_AT: -2 * _OPEN})
+
+
+def _mark_answers(model: InfiniModel, size: Tensor) -> None:
+    """Marks tokens behind which an answer begins, and behind which it goes on with a second token, as the full reader's heads tell them."""
+    attention, layer = model.attentions()[-1], cast(Layer, model.layers[ASKING])
+    copying, beginning = (CircuitHead(attention, each, Given(size=size, first=size, x=size), kept=True) for each in (0, 1))
+    first = -beginning.q[beginning.free[-1]] / (FIRST * beginning.scale)
+    first[ONE_AT] = 0.0
+    second = copying.q[copying.free[GRAM_DIMENSIONS + PLACE]] / (math.sqrt(SECOND) * copying.scale)
+    for number, (row, to) in enumerate(((first, BEFORE1_AT), (second, BEFORE2_AT))):
+        for twin, (least, sign) in enumerate(((ANSWERS_LEAST, 1.0), (ANSWERS_LEAST + 1.0, -1.0))):
+            neuron(layer, 2 * number + twin, size, {ONE_AT: -least})[to] = sign * MARK / 6
+            layer.get_parameter("mlp.gate_proj.weight")[2 * number + twin] += 24 * row
 
 
 def _place_strengths() -> Tensor:
     return torch.diag(torch.tensor(PLACES).sqrt().repeat_interleave(2) * math.sqrt(len(PLACES)))
 
 
-def _begin(head: CircuitHead, first: Tensor, second: Tensor) -> None:
+def _begin(head: CircuitHead) -> None:
     """A sentence's first and second token have one address, and another mark."""
     size = head.given.size
     head.q[:PLACE, PM_PART], head.k[:PLACE, PS_PART] = (_place_strengths() * LENGTH / size[part] for part in (PM_PART, PS_PART))
-    head.q[PLACE], head.q[PLACE + 1] = LENGTH * first, LENGTH * second
+    head.q[PLACE, BEFORE1_AT], head.q[PLACE + 1, BEFORE2_AT] = LENGTH / size[BEFORE1_AT], LENGTH / size[BEFORE2_AT]
     head.k[PLACE, START_AT], head.k[PLACE + 1, START1_AT] = LENGTH / size[START_AT], LENGTH / size[START1_AT]
     head.carries(I_PART, I_PART, BEGIN_TIMES)
 
 
-def _copy(head: CircuitHead, copying: CircuitHead, end: Tensor) -> None:
-    """As a copying head of the full reader compares the last tokens, and by an address."""
-    size, at = head.given.size, slice(GRAM_DIMENSIONS, GRAM_DIMENSIONS + PLACE)
-    for rows, theirs, part in ((head.q, copying.q, PM_PART), (head.k, copying.k, PS_PART)):
-        rows[:GRAM_DIMENSIONS] = theirs[copying.free[:GRAM_DIMENSIONS]]
-        rows[GRAM_SIZES[0] : GRAM_DIMENSIONS] *= EARLIER
-        rows[at, part] = _place_strengths() * math.sqrt(ADDRESS) * head.scale / size[part]
-        rows.mul_(LENGTH / GRAM_LENGTH)
+def _copy(head: CircuitHead, codes: Codes, end: Tensor) -> None:
+    """As a copying head of the full reader compares the last tokens, in more dimensions, and by an address."""
+    size, at = head.given.size, 0
+    for (query, key), strength, times in zip(codes.grams(COPIED_SIZES), GRAMS, (1.0, EARLIER), strict=True):
+        rows = slice(at, at + len(query))
+        for to, part in ((head.q, query), (head.k, key)):
+            to[rows] = _wide(part) * math.sqrt(strength) * times * head.scale / size
+        at = rows.stop
+    for to, part in ((head.q, PM_PART), (head.k, PS_PART)):
+        to[at : at + PLACE, part] = _place_strengths() * math.sqrt(ADDRESS) * head.scale / size[part]
+        to.mul_(LENGTH / GRAM_LENGTH)
     head.carries(I_PART, I_PART, COPY_TIMES)
     head.v[:, START_AT] += END_TIMES * end / size[START_AT]
 

@@ -15,6 +15,7 @@ from niah.training.episodes import BOS, END, EOS, USER, Episode, Maker, Shape
 from niah.training.frames import FrameNeedles
 from niah.training.llama import Attention, Llama, LlamaShape, repetition_mask
 from niah.training.noise import Noise
+from niah.training.positions import REACH_TOKENS
 from niah.training.structure import Vocabulary
 
 BEGIN_WEIGHT = 0.5
@@ -29,7 +30,7 @@ class FullReader:
 
     def __init__(self, shape: LlamaShape, noise: Noise, seed: int):
         self.model = Llama(shape)
-        self.reach_tokens = addresses.REACH_TOKENS
+        self.reach_tokens = REACH_TOKENS
         self._mask: Tensor | None = None
         rng, maker = random.Random(seed), Maker(FrameNeedles(), noise)
         sample = collate([maker.episode(rng, _SAMPLE) for _ in range(8)], _SAMPLE.tokens).ids
@@ -141,7 +142,7 @@ def vocabulary(noise: Noise, seed: int) -> Vocabulary:
     texts = [encoding.decode_single_token_bytes(token) for token in range(NIAH_8K_RANKS)]
     special = range(NIAH_8K_RANKS, 8192)
     ends = [text.strip(b" \"')")[-1:] in (b".", b"?", b"!") or b"\n" in text for text in texts]
-    ends += [token in (BOS, EOS, USER, USER + 1, END) for token in special]
+    ends += [token in (BOS, EOS, USER, END) for token in special]
     asks = [b"?" in text or text.strip().lower() in _ASKING for text in texts] + [False] * len(special)
     forms: dict[bytes, int] = {}
     form = [forms.setdefault(text.strip().lower() or text, token) for token, text in enumerate(texts)] + [*special]

@@ -23,7 +23,7 @@ from niah.training.parts import RATIO
 TRAINED_SEGMENTS = (256, 512, SEGMENT)
 """Mostly short ones, so that short texts have many."""
 WRITE_WEIGHT, OPEN_WEIGHT = 0.1, 0.01
-FEATURES = {4: (8192, 8), 5: (64, 1), 6: (16384, 64)}
+FEATURES = {4: (16384, 4), 5: (64, 1), 6: (16384, 64)}
 """Of the layers with a memory: how many features a key has, in how many groups."""
 _SAMPLE = Shape(tokens=1024, needles=(1, 1), question_first=0.5, noise="documents")
 
@@ -50,7 +50,7 @@ def reader_config(segment_tokens: int = SEGMENT, features: float = 1.0) -> Model
         if number == filing.ASKING:
             own |= {"head_dim": filing.ASKING_DIM, "rope_theta": RATIO ** (filing.ASKING_DIM // 2)}
         elif memory:
-            own |= {"read_centred": number != filing.WORDS}
+            own |= {"read_floor": filing.FLOOR} if number == filing.WORDS else {"read_centred": True}
         layers.append(InfiniConfig(**common | own))
     return ModelConfig(
         vocabulary=SHAPE.vocab_size, d_model=filing.D_MODEL, mlp=filing.MLP, layers=tuple(layers),

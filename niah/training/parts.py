@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from niah.training.structure import Head, Projections, orthogonal
 
-I_PART, N_PART, B_PART = slice(0, 96), slice(96, 168), slice(168, 228)
-PO_PART, PS_PART, PV_PART, PA_PART = slice(228, 240), slice(240, 252), slice(252, 264), slice(264, 276)
-E_AT, E1_AT, SHORT_AT, SHORT2_AT, GLUED_AT, BOS_AT, ASK_AT, RARE_AT, ONE_AT, FOUND_AT, FIRST_AT, START_AT = range(276, 288)
-F_AT, ASKED_AT, START1_AT = (288, 289, 290), 291, 292
-D_MODEL, RATIO = 304, 2.9
+I_PART, N_PART, B_PART = slice(0, 96), slice(96, 168), slice(168, 220)
+PO_PART, PS_PART, PV_PART, PA_PART, OF_PART = slice(220, 232), slice(232, 244), slice(244, 256), slice(256, 268), slice(268, 270)
+E_AT, E1_AT, SHORT_AT, SHORT2_AT, GLUED_AT, BOS_AT, ASK_AT, RARE_AT, ONE_AT, FOUND_AT, FIRST_AT, START_AT = range(270, 282)
+F_AT, ASKED_AT, START1_AT = (282, 283, 284), 285, 286
+D_MODEL, RATIO = 288, 2.9
 """Of the frequencies of neighbouring pairs: no multiple of one is one of another."""
 BEFORE = 0.5
 """What of a code is left of it in B a token later."""
-CODE, GRAM, PREVIOUS, PLACE, HEAD_DIM = 96, 60, 72, 12, 96
+CODE, GRAM, PREVIOUS, PLACE, HEAD_DIM = 96, 52, 72, 12, 96
 
-MARK, ONE = 0.3, 2.5
+MARK, ONE = 0.3, 4.0
 """How large marks are beside a code of 1, and the constant. Small marks and a large constant keep the norm in front of a layer alike for
 all tokens."""
 MARKS = (
@@ -87,6 +87,18 @@ class Codes:
         self.entry = orthogonal(GRAM, CODE, random) * math.sqrt(CODE / GRAM)
         self.back = self.previous.T * PREVIOUS / CODE
 
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "Codes":
+        """Those that a full reader was made with, out of its first layer's heads; what is drawn from them is drawn anew."""
+        codes = cls(torch.Generator().manual_seed(1))
+        told: list[Tensor] = []
+        for head, like in enumerate((codes.previous, codes.entry, codes.entry)):
+            rows = weights["layers.0.self_attn.v_proj.weight"][head * HEAD_DIM :, I_PART][: len(like)]
+            told.append(rows * like.norm() / rows.norm())
+        codes.previous, codes.turn = told[0], told[2] @ torch.linalg.pinv(told[1])
+        codes.entry, codes.back = torch.linalg.inv(codes.turn) @ told[1], told[0].T * PREVIOUS / CODE
+        return codes
+
     def grams(self, sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """Query and key of the last token, and of the two before that, each in so many dimensions of its own.
 
@@ -99,6 +111,12 @@ class Codes:
             (placed((n @ self.previous, I_PART)), placed((n, N_PART))),
             (placed((b @ self.turn @ self.entry @ self.back, N_PART), (BEFORE * b @ self.turn, B_PART)), placed((b, B_PART))),
         ]
+
+
+def as_saved(*weights: Tensor) -> None:
+    """Rounds weights (in place) as they will be saved, before anything is measured that is built on them."""
+    for each in weights:
+        each.copy_(each.to(torch.bfloat16))
 
 
 def one(at: int) -> slice:

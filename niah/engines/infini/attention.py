@@ -280,7 +280,7 @@ class InfiniAttention(nn.Module):
         return torch.cat([local, (stored * share * known).to(local.dtype)], dim=2).transpose(2, 3)
 
     def _recalled(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        return recalled(self.features(query), memory, centred=self.config.read_centred, scale=self.read_scale)
+        return recalled(self.features(query), memory, self.config, self.read_scale)
 
     def _local(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Equation 6: queries `[b, s, m, h, d]`, the last m of n keys and values in sight, to `[b, s, h, m, d]`."""

@@ -62,6 +62,8 @@ class InfiniConfig:
     """RMS norm with a learned scale on what each head reads from memory, whose size falls with the text's length."""
     read_centred: bool = False
     """What is read is told apart from the mean of all that is written, by strength; features that sum to the same for all keys know it."""
+    read_floor: float = 0.0
+    """Added to the normaliser of equation 7, the epsilon that the paper leaves open: a query that hardly anything answers reads little."""
     write_gate: bool = False
     """Each head learns from the layer's input how strongly a token is written, 0 to 1."""
     write_gate_bias: float = 0.0

@@ -84,13 +84,14 @@ def _take_projection(features: nn.Module, state_dict: dict[str, Any], prefix: st
         features.register_buffer("projection", own, persistent=True)
 
 
-def recall(query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+def recall(query: Tensor, memory: Memory, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """Equation 7 for queries `[..., n, f]`: what was stored `[..., n, d]`, and where anything was stored at all `[..., n, 1]` (bool).
 
-    Where nothing was, the value has no meaning (it is finite).
+    Where nothing was, the value has no meaning (it is finite). With a `floor` the latter is a share: what lies there is known by half.
     """
     weight = _dots(query, memory.normaliser)
-    return (query @ memory.matrix) / weight.clamp(min=NOTHING), weight > NOTHING
+    known = weight / (weight + floor) if floor else weight > NOTHING
+    return (query @ memory.matrix) / weight.clamp(min=NOTHING), known
 
 
 def mean_of(memory: Memory) -> Tensor:

@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
+from niah.engines.infini.config import InfiniConfig
 from niah.engines.infini.memory import Memory, mean_of, recall
 
 NOTHING_READ = 1e-6
 """A share of memory that is as good as none."""
 
 
-def recalled(query: Tensor, memory: Memory, *, centred: bool, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`recall` of queries' features `[..., n, f]`, apart from the mean of all that is written, and of one size where there is a `scale`."""
-    stored, known = recall(query, memory)
-    if centred:
+def recalled(query: Tensor, memory: Memory, config: InfiniConfig, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`recall` of queries' features `[..., n, f]` as `config` says, and of one size where there is a `scale`."""
+    stored, known = recall(query, memory, config.read_floor)
+    if config.read_centred:
         stored = stored - mean_of(memory)
     return stored if scale is None else F.rms_norm(stored, stored.shape[-1:]) * scale.to(stored.dtype), known
 

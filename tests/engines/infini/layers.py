@@ -21,6 +21,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dilated": {"conv_width": 3, "conv_dilations": (1, 4)},
     "read_norm": {"read_norm": True},
     "centred": {"read_centred": True, "feature_map": "softmax", "feature_groups": 2, "write_gate": True},
+    "floor": {"read_floor": 0.7, "read_norm": True},
+    "floor_alone": {"read_floor": 0.7, "feature_map": "softmax", "memory_heads": 1, "memory_alone": True, "read_gate": True},
     "write_gate": {"write_gate": True, "write_gate_bias": -1.0},
     "pool": {"write_gate": True, "write_pool": True, "feature_map": "softmax"},
     "pool_delta": {"write_gate": True, "write_pool": True, "rule": "delta", "corrected_normaliser": True},

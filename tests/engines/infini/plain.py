@@ -107,6 +107,9 @@ def one_head(layer: InfiniAttention, x: Tensor, weight: Tensor | None, head: int
                 if layer.read_scale is not None:
                     eps = torch.finfo(torch.float64).eps
                     stored = stored / (stored.square().mean() + eps).sqrt() * layer.read_scale[own, 0]
+                if config.read_floor:
+                    found = normaliser @ features(layer, query[t], own)
+                    gate = gate * found / (found + config.read_floor)
                 output = gate * stored + (1 - gate) * output
             outputs.append(output)
         if len(places) < config.segment_tokens or own < 0:
