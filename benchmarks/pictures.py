@@ -91,8 +91,8 @@ def watched(model: InfiniModel) -> Iterator[list[Layer]]:
             kept.append(whole[0].transpose(0, 1).flatten(1, 2))
         return write_all(key, value, strength, start, config)
 
-    def read(query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        stored, known = recall(query, memory)
+    def read(query: Tensor, memory: Memory, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+        stored, known = recall(query, memory, floor)
         seen[now[0]].queries.append(query[0].transpose(0, 1).flatten(1, 2))
         seen[now[0]].stored.append(stored[0].transpose(0, 1).flatten(1, 2))
         return stored, known

@@ -7,20 +7,24 @@ starts out divided into parts, and the first heads start out with one task each:
     B  those of the two before that, a rotation a step                   E, E1  I end a sentence; the token before me does
     PO  where I stand: cosines and sines of my position                  PS  where my sentence begins
     PV  where the sentences begin that my word stands in                 PA  where the sentence begins that is asked for
+    OF  how far I am behind the beginning of my sentence
     F  I am among the text's first two, three, four tokens               FOUND  my word stands elsewhere too
     SHORT, SHORT2  a full stop behind me, or behind the token two before me, shortens a word
     GLUED  I go on with what stands before me: no sentence begins here   START, START1  a sentence begins with me, began before me
+           (START is where an answer begins, too: its tokens know how far they are)
     ASK, ASKED  I ask; somebody near me asks                             RARE  how rare my word is
     FIRST  an answer begins behind me
 
-    layer 0  three heads look back 1, 2 and 3 tokens (N, B, E1, SHORT2, F), one averages a window (ASKED); two neurons for START
+    layer 0  three heads look back 1, 2 and 3 tokens (N, B, E1, SHORT2, F), one averages a window (ASKED); four neurons for START
     layer 1  four heads compare the distances to the first four tokens (PO): rotary embeddings tell relative places alone
-    layer 2  one head looks at the beginning of its sentence (PS)
+    layer 2  one head looks at the beginning of its sentence (PS); four neurons multiply PO and PS (OF)
     layer 3  one head looks behind its own word elsewhere, at all such places alike (the mean of their PS: PV)
     layer 4  one head averages PV over the question's rare words that were found (PA). Words that stand in many sentences point
              nowhere, those of one sentence point to one address: the sum is a vote
-    layer 5  one head begins the answer with the token at the address; two look for the token behind the last two or three of the
-             answer, in the sentence of that address, and copy it; one ends the answer where a sentence begins
+    layer 5  one head keeps the PA of where the answer began: a vote that is taken anew at each token drifts towards the question
+    layer 6  one head begins the answer with the token at the address; two look for the token behind the last two or three of the
+             answer, as far from its sentence's beginning, in the sentence of that address, and copy it; one ends the answer
+             where a sentence begins
 
 The first token of all holds no code: a head that finds nothing looks there and adds nothing. Everything else starts small and
 random. Nothing in here knows a needle, a template or a text but token frequencies, and the cue.

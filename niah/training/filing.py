@@ -10,13 +10,15 @@ beside those of parts.py:
     HIT    how rare my word is, if that question holds it                SEEN  these three tokens stood here before
     TOLD   HIT, of words that are not common                             NOVEL  I am not SEEN, and there is no such question
     ASKED1  there is such a question        OLD    how much of the text stood there before    FILE  the memory is to answer
-    PV2, PM    as PV and PA, of what was read from memory
+    PV2, PM    as PV and PA, of what was read from memory                KNOWN  the memory knows my word
+    BEFORE1, BEFORE2  an answer begins behind me, or goes on with its second token
 
     layer 0  a head for QBEHIND             layer 1  a head for NEARSTART; neurons make QUEST and QEND of them
     layer 3  heads for HIT, SEEN and ASKED1
     layer 4  a head for OLD; neurons make FILE of it and ASKED1
-    layer 4  memory: a word -> where the sentences begin that it stands in (PV2)
-    layer 5  a head that votes over PV2 as layer 4's does over PV (PM); memory: where the sentence begins that is asked for (PM)
+    layer 4  memory: a word -> where the sentence begins that it first stands in (PV2), or next to nothing
+    layer 5  the full reader's head that keeps PA, and one that votes over PV2 as layer 4's does over PV (PM); memory: where the
+             sentence begins that is asked for (PM); neurons make BEFORE1 and BEFORE2
     layer 6  memory: where a sentence begins -> its first token; the same and the last three tokens -> the next one, or the end
 
 Two sentences of one address lie in different segments: that they are told apart is left to their words and to how strongly they are
