@@ -223,7 +223,8 @@ def draw_reads(reading: Reading, heads: Sequence[tuple[int, int, str]], path: Pa
     heard = [
         share if not gate else share * float(gate[0][head].mean()) for share, gate, (_, head, _) in zip(found, told, heads, strict=True)
     ]
-    best = max(range(len(heads)), key=heard.__getitem__)  # of what is let through
+    # Of what is let through; of several that read little else, the last, which is nearest to what is said.
+    best = max(number for number, share in enumerate(heard) if share >= 0.9 * max(heard))
     near = slice(max(first - AROUND, 0), min(last + AROUND, len(reading.text)))
     with drawn_alike():
         sizes = (0.6 + 0.2 * len(heads), 0.6 + 0.1 * len(reading.answer))
