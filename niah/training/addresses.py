@@ -72,10 +72,11 @@ from niah.training.parts import (
     Codes,
     Given,
     as_saved,
-    neuron,
     one,
     placed,
     sizes,
+    summed,
+    threshold,
 )
 from niah.training.positions import LOCATED, early, locate, offsets, tell_offsets, watched
 from niah.training.structure import Vocabulary, rarities, unit
@@ -152,6 +153,7 @@ def initialise(model: Llama, signs: Signs, sample: Tensor, seed: int) -> None:
             as_saved(*model.layers[number].parameters())
         model.norm.weight.fill_(0.05)
         model.norm.weight[I_PART] = 1.0
+        as_saved(model.norm.weight)
 
 
 def _embed(model: Llama, signs: Signs, random: torch.Generator) -> Tensor:
@@ -180,18 +182,11 @@ def _given(model: Llama, sample: Tensor, layer: int) -> Given:
 
 
 def _mark_starts(model: Llama, sample: Tensor, cue: Tensor) -> None:
-    """Pairs of neurons, whose difference is 0 below a threshold and a mark above it.
-
-    START is E1, but not where the end was a bare full stop (E of 1) and I am GLUED, or it only shortens; and where an answer begins.
-    """
+    """START is E1, but not where the end was a bare full stop (E of 1) and I am GLUED, or it only shortens; and where an answer begins."""
     layer = model.layers[0]
     size = sizes(watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
-    gate = layer.get_parameter("mlp.gate_proj.weight")
-    for number, (least, sign) in enumerate(((1.6, 1.0), (2.6, -1.0))):
-        neuron(layer, number, size, {E1_AT: 4.0, GLUED_AT: -4.0, SHORT2_AT: -4.0, ONE_AT: -least})[START_AT] = sign * MARK / 6
-    for number, (least, sign) in enumerate(((2.0, 1.0), (3.0, -1.0)), start=2):
-        neuron(layer, number, size, {ONE_AT: -least})[START_AT] = sign * MARK / 6
-        gate[number] += 24 * cue / size
+    threshold(layer, 0, size, START_AT, summed(size, {E1_AT: 4.0, GLUED_AT: -4.0, SHORT2_AT: -4.0, ONE_AT: -1.6}))
+    threshold(layer, 2, size, START_AT, 4 * cue / size + summed(size, {ONE_AT: -2.0}))
 
 
 def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
@@ -206,10 +201,15 @@ def _look_around(heads: list[CircuitHead], codes: Codes) -> None:
     heads[3].at_distance(WINDOW).carries(one(ASK_AT), one(ASKED_AT), 6.0)
 
 
+def _looks_at_start(head: CircuitHead) -> CircuitHead:
+    """At the latest START: near ones are told apart by a slope, far ones by what is slow."""
+    head.at_distance(SENTENCE).at_distance(STEEP, -STEEP_TOKENS).prefers(0, {START_AT: HERE})
+    return head
+
+
 def _find_start(heads: list[CircuitHead], early: Tensor) -> None:
-    head = heads[0].at_distance(SENTENCE).at_distance(STEEP, -STEEP_TOKENS).carries(PO_PART, PS_PART, 1.0)
+    head = _looks_at_start(heads[0]).carries(PO_PART, PS_PART, 1.0)
     head.v[:PLACE] += early / head.given.size
-    head.prefers(0, {START_AT: HERE})
     head.or_nothing(0.0)
     heads[1].at_distance(BACK, 1).carries(one(START_AT), one(START1_AT), MARK).or_nothing(0.0)
 
@@ -228,8 +228,7 @@ def vote(head: CircuitHead) -> None:
 
 def keep(head: CircuitHead) -> None:
     """What was voted for where my sentence begins: the answer that is being given begins where its question ends."""
-    head.at_distance(SENTENCE).at_distance(STEEP, -STEEP_TOKENS).carries(PA_PART, PA_PART, KEPT * MARK)
-    head.prefers(0, {START_AT: HERE})
+    _looks_at_start(head).carries(PA_PART, PA_PART, KEPT * MARK)
     head.or_nothing(0.0)
 
 

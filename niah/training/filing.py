@@ -62,6 +62,8 @@ from niah.training.parts import (
     one,
     placed,
     sizes,
+    summed,
+    threshold,
 )
 from niah.training.parts import D_MODEL as FULL_D_MODEL
 from niah.training.structure import orthogonal
@@ -113,7 +115,7 @@ SILENT = 300.0
 """By how much the full reader's last heads are silenced where the memory is to answer."""
 SCENE, SCENE_OLD = 0.1, 0.75
 """A text is filed whose tokens stood before in such a share, or with a question in front."""
-_SHUT, _OPEN = -60.0, 20.0
+_SHUT, _OPEN, _AGAIN = -60.0, 20.0, -32.0
 NEW, NEW_TOKENS, FILED, HELD = 8.0, 2.5, 1.5, 40.0
 """A sentence is filed if so many of its tokens are new; e to FILED times the rarity of its words that are asked for as
 strongly."""
@@ -249,12 +251,10 @@ class _Filing:
         own = {**own, F_AT[2]: _SHUT, BOS_AT: _SHUT}  # these have no proper address
         scene = {SEEN_AT: SCENE, ASKED1_AT: SCENE, ONE_AT: -SCENE * SCENE_OLD}
         for kind, places in enumerate((own, whole, weights, scene, {begins: 1.0})):
-            for at, strength in places.items():
-                self._write.weight[kind * self._heads + head, at] = strength / self._size[at]
+            self._write.weight[kind * self._heads + head] = summed(self._size, places)
 
     def reads(self, head: int, places: Mapping[int, float]) -> None:
-        for at, strength in places.items():
-            self._read.weight[head, at] += strength / self._size[at]
+        self._read.weight[head] = summed(self._size, places)
 
 
 def _file_words(heads: list[CircuitHead], model: InfiniModel) -> None:
@@ -264,7 +264,7 @@ def _file_words(heads: list[CircuitHead], model: InfiniModel) -> None:
     word.q[:CODE, I_PART] = word.k[:CODE, I_PART] = torch.eye(CODE) * LENGTH / size[I_PART]
     word.carries(PS_PART, PV2_PART, LOUD * MARK).carries(one(ONE_AT), one(KNOWN_AT), MARK, PLACE)
     filing = _Filing(model.attentions()[4], size)
-    filing.writes(0, START_AT, {ONE_AT: _OPEN, SEEN_AT: _SHUT, FOUND_AT: -1.6 * _OPEN}, NOVEL, {})
+    filing.writes(0, START_AT, {ONE_AT: _OPEN, SEEN_AT: _SHUT, FOUND_AT: _AGAIN}, NOVEL, {})
     filing.reads(0, {ONE_AT: -_OPEN, ASKED_AT: 20 * _OPEN})
 
 
@@ -308,9 +308,7 @@ def _mark_answers(model: InfiniModel, size: Tensor) -> None:
     first[ONE_AT] = 0.0
     second = copying.q[copying.free[GRAM_DIMENSIONS + PLACE]] / (math.sqrt(SECOND) * copying.scale)
     for number, (row, to) in enumerate(((first, BEFORE1_AT), (second, BEFORE2_AT))):
-        for twin, (least, sign) in enumerate(((ANSWERS_LEAST, 1.0), (ANSWERS_LEAST + 1.0, -1.0))):
-            neuron(layer, 2 * number + twin, size, {ONE_AT: -least})[to] = sign * MARK / 6
-            layer.get_parameter("mlp.gate_proj.weight")[2 * number + twin] += 24 * row
+        threshold(layer, 2 * number, size, to, 4 * row + summed(size, {ONE_AT: -ANSWERS_LEAST}))
 
 
 def _place_strengths() -> Tensor:

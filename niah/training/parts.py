@@ -132,17 +132,32 @@ def sizes(stream: Tensor) -> Tensor:
     return size
 
 
+def summed(size: Tensor, places: Mapping[int, float]) -> Tensor:
+    """The row [d_model] that gives the sum of marks times what `places` says of them."""
+    row = torch.zeros_like(size)
+    for at, strength in places.items():
+        row[at] = strength / size[at]
+    return row
+
+
 def neuron(layer: nn.Module, number: int, size: Tensor, places: Mapping[int, float], *, times: int = ONE_AT) -> Tensor:
     """Lets a neuron of a layer's SwiGLU say silu(6 x) y: x is the sum of marks times what `places` says of them, y the mark `times`.
 
     Its column in `down_proj` [d_model], to be filled.
     """
     gate, up, down = (layer.get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
-    gate[number], up[number] = 0.0, 0.0
-    for at, strength in places.items():
-        gate[number, at] = 6 * strength / size[at]
+    gate[number], up[number] = 6 * summed(size, places), 0.0
     up[number, times] = 1 / size[times]
     return down[:, number]
+
+
+def threshold(layer: nn.Module, number: int, size: Tensor, at: int, row: Tensor) -> None:
+    """Lets two neurons, `number` and the next, add to the mark `at`: nothing where `row` [d_model] times the input is below 0, a mark
+    where it is above 1.
+    """
+    for twin, sign in enumerate((1.0, -1.0)):
+        neuron(layer, number + twin, size, {ONE_AT: -twin})[at] = sign * MARK / 6
+        layer.get_parameter("mlp.gate_proj.weight")[number + twin] += 6 * row
 
 
 def placed(*parts: tuple[Tensor, slice], width: int = D_MODEL) -> Tensor:

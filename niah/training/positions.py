@@ -28,7 +28,7 @@ PLACES = (2, 3, 4, 5, 6, 7)
 """Pairs whose cosines and sines make an address: they turn once in 53 to 10,800 tokens."""
 LOCATED, OFFSETS, STEADY, OFFSET_SIZE = 2, (0,), 4.0, 0.2
 """The layer whose neurons tell offsets, and of which of the pairs; what is added to a gate so that it lets through what it is given."""
-_ANCHOR, _SWING = 25.0, 0.35
+_ANCHOR, _SWING, _UNIT = 25.0, 0.35, math.sqrt(len(PLACES))
 
 
 def watched(model: Llama, norm: nn.Module, sample: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,32 +106,32 @@ def tell_offsets(model: Llama, sample: Tensor) -> None:
     layer = model.layers[LOCATED]
     size = sizes(watched(model, layer.get_submodule("post_attention_layernorm"), sample)[0])
     gate, up, down = (layer.get_parameter(f"mlp.{name}_proj.weight") for name in ("gate", "up", "down"))
-    unit_wave = math.sqrt(len(PLACES))
     number = 0
-    for place, (wave, sign) in enumerate(_products()):
-        for own, begun in wave:
+    for place, wave in enumerate(_waves()):
+        for own, begun, sign in wave:
             gate[number], up[number], down[:, number] = 0.0, 0.0, 0.0
             gate[number, ONE_AT] = STEADY / size[ONE_AT]
-            gate[number, PO_PART.start + own] = unit_wave / size[PO_PART.start + own]
-            up[number, PS_PART.start + begun] = (sign if begun % 2 else 1.0) * unit_wave / size[PS_PART.start + begun]
+            gate[number, own] = _UNIT / size[own]
+            up[number, begun] = sign * _UNIT / size[begun]
             down[OF_PART.start + place, number] = OFFSET_SIZE
             number += 1
 
 
-def _products() -> list[tuple[tuple[tuple[int, int], ...], float]]:
-    """Of the offset's waves: which of PO is multiplied with which of PS, and the second product's sign."""
-    found = []
+def _waves() -> list[tuple[tuple[int, int, float], ...]]:
+    """The offset's cosines and sines, each a sum of products: a place of PO, one of PS, and the sign."""
+    found: list[tuple[tuple[int, int, float], ...]] = []
     for pair in OFFSETS:
-        cosine, sine = 2 * pair, 2 * pair + 1
-        found += [(((cosine, cosine), (sine, sine)), 1.0), (((sine, cosine), (cosine, sine)), -1.0)]
+        (cosine, sine), (begun_cosine, begun_sine) = ((part.start + 2 * pair, part.start + 2 * pair + 1) for part in (PO_PART, PS_PART))
+        found.append(((cosine, begun_cosine, 1.0), (sine, begun_sine, 1.0)))
+        found.append(((sine, begun_cosine, 1.0), (cosine, begun_sine, -1.0)))
     return found
 
 
 def offsets() -> Tensor:
-    """Rows [4, d_model] that tell the offset's cosines and sines."""
+    """Rows [2 a pair, d_model] that tell the offset's cosines and sines: of OF, without what the steady gate lets through of PS alone."""
     rows = placed((torch.eye(OF_PART.stop - OF_PART.start), OF_PART)) / OFFSET_SIZE
     steady = STEADY / (1 + math.exp(-STEADY))
-    for row, (wave, sign) in zip(rows, _products(), strict=True):
-        for _, begun in wave:
-            row[PS_PART.start + begun] -= steady * (sign if begun % 2 else 1.0) * math.sqrt(len(PLACES))
+    for row, wave in zip(rows, _waves(), strict=True):
+        for _, begun, sign in wave:
+            row[begun] -= steady * sign * _UNIT
     return rows

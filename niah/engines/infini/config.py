@@ -113,6 +113,8 @@ class InfiniConfig:
         self._check_features()
 
     def _check_memory(self) -> None:
+        if self.read_floor < 0:
+            raise ValueError(f"read_floor is {self.read_floor}: it has to be 0 or more")
         if self.memory_alone and self.remembering in (0, self.heads):
             raise ValueError("memory_alone belongs to a layer some of whose heads have a memory, and some do not")
         if self.read_centred and (self.feature_map != "softmax" or self.rule != "linear"):

@@ -171,6 +171,7 @@ def test_a_weight_is_a_repetition(options: dict[str, Any], times: int):
         ({"overlap_tokens": -1}, "0 or more"),
         ({"sink_tokens": 3, "overlap_tokens": 3}, "together at most"),
         ({"corrected_normaliser": True}, "delta rule"),
+        ({"read_floor": -0.1}, "read_floor is -0.1"),
         ({"conv_width": 4, "conv_dilations": ()}, "conv_dilations"),
         ({"conv_width": -1}, "conv_width"),
     ],
